@@ -1,0 +1,47 @@
+# Two commands on a fresh machine: `make run` and `make test`. Both install what they need into .venv first.
+PYTHON ?= python3
+VENV   := .venv
+UV     := $(VENV)/bin/uv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+
+.PHONY: install run test test-fast lint ui clean bench lock
+
+install: $(STAMP)
+
+# uv from PyPI; hashes required; hard links from uv's cache keep a second environment nearly free.
+$(STAMP): requirements.txt pyproject.toml
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@test -x $(UV) || $(PY) -m pip install --quiet --disable-pip-version-check "uv>=0.8,<1"
+	$(UV) pip sync --quiet --python $(PY) --require-hashes --link-mode hardlink requirements.txt
+	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# make run [PRESET=nano] [IMAGES=<folder or s3:// prefix>] [CONFIG=<yaml laid over the preset>]
+run: install
+	@$(PY) -m orchestration.cli run $(if $(IMAGES),--images "$(IMAGES)") $(if $(PRESET),--preset "$(PRESET)") $(if $(CONFIG),--config "$(CONFIG)")
+
+ui: install
+	@$(PY) -m orchestration.cli ui $(if $(PORT),--port $(PORT))
+
+clean:
+	@test ! -x $(PY) || $(PY) -m orchestration.cli clean
+
+lint: install
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy orchestration assets training evaluation deploy infra
+
+test-fast: lint
+	$(PY) -m pytest -q -m "not line and not browser and not integration"
+
+test: lint
+	$(PY) -m pytest -q
+
+# make bench [NAME=curation|training|cluster|ship|operate]: one line per promise, `name: figure (bar …) met|missed`
+bench: install
+	@$(PY) -m tests.benchmarks $(NAME)
+
+# After a change of dependencies in pyproject.toml.
+lock: install
+	$(UV) pip compile --quiet --no-header --universal --python-version 3.11 --generate-hashes --extra dev --output-file requirements.txt pyproject.toml
