@@ -1,0 +1,106 @@
+"""What a job is told (its spec) and what it reports back (its result)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from infra.errors import BackdropError, nearest
+
+
+class JobSpec(BaseModel):
+    """The base of every spec. ``output`` is a key prefix without a trailing slash: all that others read is
+    below it.
+
+    A spec says *what* to make, so nothing that changes from one orchestrating run to the next (a run id, a
+    time) belongs in it: a restarted orchestrator recognises its running job by an equal spec.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    store: str
+    output: str = Field(pattern=r"[^/]$")
+
+
+class Check(BaseModel):
+    """One named check of a job's product; a failed ``error`` stops what comes after it, a failed ``warn``
+    does not.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    passed: bool
+    severity: Literal["error", "warn"] = "error"
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class JobResult(BaseModel):
+    """What a job hands back.
+
+    ``metadata``: plain numbers and strings for people; ``data``: the same for the next assets; ``files``:
+    name → store key; ``pictures``: title → store key of a PNG, shown in this order; ``checks``: what was
+    asserted about it.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
+    pictures: dict[str, str] = Field(default_factory=dict)
+    checks: list[Check] = Field(default_factory=list)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def parse_spec(kind: type[S], text: bytes | str, where: str) -> S:
+    """``text`` (JSON) as a ``kind``; every problem in one BackdropError that names ``where`` and the nearest
+    known key.
+    """
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        problems = [_problem(kind, dict(item)) for item in error.errors(include_url=False)]
+        raise BackdropError(
+            f"the {kind.__name__} at {where} is not valid: " + "; ".join(problems),
+            f"correct the spec; {kind.__name__} takes {', '.join(kind.model_fields)}",
+        ) from None
+
+
+def _problem(kind: type[BaseModel], item: dict[str, Any]) -> str:
+    place: tuple[Any, ...] = item["loc"]
+    name = ".".join(str(part) for part in place)
+    if item["type"] == "extra_forbidden":
+        return f"unknown key '{name}'." + nearest(str(place[-1]), _known_keys(kind, place[:-1]))
+    if item["type"] == "missing":
+        return f"'{name}' is missing"
+    # The value itself is left out of the message when it is long: specs can carry whole configuration
+    # sections.
+    value = repr(item.get("input"))
+    return f"'{name}': {item['msg']}" + (f" (got {value})" if name and len(value) < 80 else "")
+
+
+def _known_keys(kind: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
+    """The field names of the model found by walking ``place`` down from ``kind``; those of ``kind`` if it
+    ends nowhere.
+    """
+    model = kind
+    for part in place:
+        if part in model.model_fields:
+            nested = _model_in(model.model_fields[part].annotation)
+            if nested is not None:
+                model = nested
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,97 @@
+"""Every environment variable that the line reads, typed, in one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from infra.errors import BackdropError, nearest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PREFIX = "BACKDROP_"
+
+# Not settings: what the launcher and its job tell each other.
+INTERNAL_PREFIXES = ("BACKDROP_JOB_",)
+
+
+class Settings(BaseModel):
+    """The line's settings. A URL of `None` means the embedded server. Unset and empty are the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: Path = REPOSITORY / ".backdrop"
+    """Everything the line leaves behind; also DAGSTER_HOME."""
+    store: str | None = None
+    """The object store: file:///folder, a folder, or s3://bucket/prefix. None: a folder below `state`."""
+
+    catalog_url: str | None = None
+    dagster_url: str | None = None
+    mlflow_db_url: str | None = None
+    mlflow_uri: str | None = None
+
+    preset: str = "nano"
+    config: Path | None = None
+    """A YAML file whose keys are merged over the preset."""
+    images: str | None = None
+    """The user's own pictures: a folder or an s3:// prefix."""
+    watch: str | None = None
+    """A prefix in which new deliveries appear (for the sensor)."""
+    samples: Path | None = None
+    """Real photographs for the tests."""
+    text_encoder: str | None = None
+    """A Hugging Face id or a local path. None: the embedded MiniLM."""
+    adopt: Literal["all", "pinned"] = "all"
+    """Whether training takes a newer training_set or stays with the one it pinned."""
+    sample_catalogue: bool = True
+    """Keep the rendered sample catalogue in the mix beside the user's own deliveries."""
+    licence: str = "unspecified"
+    """What is written down as the licence of pictures that do not bring their own."""
+
+    @field_validator("state", "config", "samples", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value.expanduser().absolute() if value is not None else None
+
+    @field_validator("images", "watch", "store", mode="after")
+    @classmethod
+    def _absolute_place(cls, value: str | None) -> str | None:
+        return _as_uri(value) if value else None
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """The settings from the environment; an unknown or malformed variable is one clear error."""
+        variables = os.environ if environment is None else environment
+        _refuse_unknown(variables, set(cls.model_fields))
+        given = {name: variables.get(f"{PREFIX}{name.upper()}") for name in cls.model_fields}
+        try:
+            return cls.model_validate({name: value for name, value in given.items() if value})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = f"{PREFIX}{str(first['loc'][0]).upper()}" if first["loc"] else PREFIX
+            raise BackdropError(
+                f"{name}={first['input']!r} is not valid: {first['msg']}", f"change or unset {name}"
+            ) from error
+
+    @property
+    def store_uri(self) -> str:
+        """The object store as a URI, given or default."""
+        return self.store or _as_uri(str(self.state / "store"))
+
+
+def _refuse_unknown(environment: Mapping[str, str], fields: set[str]) -> None:
+    known = {f"{PREFIX}{name.upper()}" for name in fields}
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in known and not name.startswith(INTERNAL_PREFIXES):
+            raise BackdropError(
+                f"the environment variable {name} is not a setting.{nearest(name, known)}",
+                f"unset it, or use one of {', '.join(sorted(known))}",
+            )
+
+
+def _as_uri(place: str) -> str:
+    """A URI as given; a plain path as an absolute `file://` URI, the same for every process."""
+    return place if "://" in place else Path(place).expanduser().absolute().as_uri()

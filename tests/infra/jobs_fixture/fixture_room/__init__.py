@@ -1,0 +1,1 @@
+"""A tiny room whose jobs the launcher tests run; found through PYTHONPATH."""

@@ -1,0 +1,13 @@
+"""``python -m fixture_room <verb> --spec <uri>``."""
+
+import sys
+
+from infra.jobs.program import Verb, main
+
+VERBS = {
+    "count": Verb("fixture_room.specs:CountSpec", "fixture_room.verbs:count", "Count steps, with a save."),
+    "fail": Verb("fixture_room.specs:FailSpec", "fixture_room.verbs:fail", "End badly, in a chosen way."),
+}
+
+if __name__ == "__main__":
+    sys.exit(main("fixture_room", VERBS))

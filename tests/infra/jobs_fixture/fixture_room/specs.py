@@ -1,0 +1,25 @@
+"""Specs of the fixture room."""
+
+from typing import Literal
+
+from infra.jobs.spec import JobSpec
+
+
+class CountSpec(JobSpec):
+    steps: int = 3
+    pause_s: float = 0.0
+    chunk: int = 1
+    """Log lines at each step."""
+
+
+class FailSpec(JobSpec):
+    how: Literal[
+        "configuration",
+        "exception",
+        "silent",
+        "kill",
+        "changed result",
+        "disk",
+        "forgotten worker",
+        "service",
+    ]

@@ -1,0 +1,82 @@
+"""What the fixture room's jobs do."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from fixture_room.specs import CountSpec, FailSpec
+from infra.errors import BackdropError, ServiceError
+from infra.jobs.program import JobContext, Preempted
+from infra.jobs.spec import Check, JobResult
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def count(spec: CountSpec, job: JobContext) -> JobResult:
+    """Counts to ``steps``, going on from what an earlier attempt saved; leaves a trace of every start in the
+    store.
+    """
+    saved = job.folder / "step.txt"
+    first = int(saved.read_text()) if saved.exists() else 0
+    job.store.put(f"{job.output}/tmp", tempfile.gettempdir().encode())
+    job.store.put(f"{job.output}/starts/{time.time_ns()}-{os.getpid()}-from-{first}", b"")
+    done = first
+    try:
+        for step in range(first, spec.steps):
+            job.progress("counting", step + 1, spec.steps, "steps")
+            job.metrics({"value": step * 10}, step)
+            for line in range(spec.chunk):
+                job.log.info("step %s line %s", step, line)
+            done = step + 1
+            time.sleep(spec.pause_s)
+    except Preempted:
+        saved.write_text(str(done))
+        job.log.info("saved at step %s", done)
+        raise
+    key = job.picture("the end", PNG)
+    return JobResult(
+        metadata={"steps": spec.steps},
+        data={"first": first, "pid": os.getpid()},
+        pictures={"End": key},
+        files={"numbers": job.put_json("numbers", list(range(spec.steps)))},
+        checks=[Check(name="counted", passed=True)],
+    )
+
+
+def fail(spec: FailSpec, job: JobContext) -> JobResult:
+    """Ends badly."""
+    job.log.info("about to end by %s", spec.how)
+    match spec.how:
+        case "configuration":
+            raise BackdropError("the learning rate is negative: -1", "set it above 0")
+        case "service":
+            raise ServiceError("the catalog is away", "start it")
+        case "exception":
+            raise ValueError("surprise")
+        case "silent":
+            os._exit(0)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "disk":
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device", "/checkpoints/a")
+            except OSError as error:
+                raise RuntimeError("the writer failed") from error
+        case "forgotten worker":
+            worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            return JobResult(data={"worker": worker.pid})
+        case "changed result":
+            # Somebody replaces the result between the report and its reading.
+            send = job.channel.send
+
+            def tampered(payload: dict) -> None:
+                if payload["kind"] == "result":
+                    job.store.put(payload["key"], b"{}")
+                send(payload)
+
+            job.channel.send = tampered  # type: ignore[method-assign]
+    return JobResult()

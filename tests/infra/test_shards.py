@@ -1,0 +1,238 @@
+"""Slices: the same bytes again, nothing half-written taken for whole, damage noticed; and the lean import."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from infra.errors import BackdropError
+from infra.object_store import DirectoryStore, ObjectStore
+from infra.settings import REPOSITORY
+from infra.shards import (
+    COMMIT,
+    FILTERED_COLUMNS,
+    Slice,
+    load_slice,
+    load_version,
+    local_slice,
+    make_version,
+    read_slices,
+    streaming_dataset,
+    write_slice,
+)
+
+
+def rows(count: int, start: int = 0) -> Iterator[dict[str, Any]]:
+    for k in range(start, start + count):
+        yield {
+            "id": f"{k:064x}",
+            "image": bytes([k % 256]) * 50,
+            "mask": b"",
+            "captions": [f"picture {k}", "blå"],
+            "attributes": {"wall": "red", "number": k} if k % 2 else {"number": k, "wall": "red"},
+            "width": 4,
+            "height": 3,
+            "source": "test",
+        }
+
+
+def write(store: ObjectStore, count: int = 20, start: int = 0, split: str = "train") -> Slice:
+    return write_slice(store, "filtered", FILTERED_COLUMNS, rows(count, start), {"split": split})
+
+
+def all_bytes(store: DirectoryStore) -> dict[str, bytes]:
+    return {key: store.get(key) for key in store.list("")}
+
+
+def test_what_is_written_is_read(store: ObjectStore, tmp_path: Path) -> None:
+    piece = write(store)
+    found = list(read_slices(store, [piece], tmp_path / "cache"))
+    assert [row["id"] for row in found] == [row["id"] for row in rows(20)]
+    assert found[3]["captions"] == ["picture 3", "blå"]
+    assert found[3]["image"] == b"\x03" * 50
+    assert (piece.samples, piece.split, piece.sha256) == (20, "train", piece.id)
+
+
+def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
+    stores = [DirectoryStore(tmp_path / name) for name in ("a", "b")]
+    pieces = [write(store) for store in stores]
+    assert pieces[0] == pieces[1]
+    assert all_bytes(stores[0]) == all_bytes(stores[1])
+    assert write(stores[0]) == pieces[0]
+    assert all_bytes(stores[0]) == all_bytes(stores[1])
+
+
+def test_other_samples_or_another_split_give_another_id(store: ObjectStore) -> None:
+    assert len({write(store).id, write(store, 21).id, write(store, split="holdout").id}) == 3
+
+
+def test_a_slice_without_its_commit_does_not_exist(store: ObjectStore, tmp_path: Path) -> None:
+    piece = write(store)
+    store.delete(f"{piece.prefix}/{COMMIT}")
+    with pytest.raises(BackdropError, match="not complete"):
+        list(read_slices(store, [piece], tmp_path))
+
+
+def test_a_tampered_record_and_a_short_shard_are_noticed(store: ObjectStore, tmp_path: Path) -> None:
+    piece = write(store)
+    record = load_slice(store, piece.prefix)
+    shard = next(name for name in record["files"] if name.endswith(".mds"))
+    whole = store.get(f"{piece.prefix}/{shard}")
+    store.put(f"{piece.prefix}/{shard}", whole[:-1])
+    with pytest.raises(BackdropError, match=shard):
+        local_slice(store, piece, tmp_path)
+    store.put(f"{piece.prefix}/{shard}", whole)
+    store.put(f"{piece.prefix}/{COMMIT}", json.dumps({**record, "samples": 19}).encode())
+    with pytest.raises(BackdropError, match="does not match its id"):
+        load_slice(store, piece.prefix)
+
+
+def test_a_bucket_is_read_through_a_cache_that_is_checked(s3_store: ObjectStore, tmp_path: Path) -> None:
+    piece = write(s3_store)
+    assert len(list(read_slices(s3_store, [piece], tmp_path))) == 20
+    cached = next((tmp_path / piece.id).glob("*.mds"))
+    cached.write_bytes(cached.read_bytes()[:-5])
+    assert len(list(read_slices(s3_store, [piece], tmp_path))) == 20
+    shard = f"{piece.prefix}/{cached.name}"
+    s3_store.put(shard, bytes(reversed(s3_store.get(shard))))
+    with pytest.raises(BackdropError, match="changed after it was committed"):
+        local_slice(s3_store, piece, tmp_path / "other")
+
+
+_KILLED = """
+import sys
+from infra.object_store import DirectoryStore
+from infra.shards import FILTERED_COLUMNS, write_slice
+from tests.infra.test_shards import rows
+print("ready", flush=True)
+store = DirectoryStore(__import__("pathlib").Path(sys.argv[1]))
+for k in range(1000):
+    write_slice(store, "filtered", FILTERED_COLUMNS, rows(40, k * 40), {"split": "train"})
+"""
+
+
+@pytest.mark.integration
+def test_kill_at_any_time_leaves_nothing_half_whole(tmp_path: Path) -> None:
+    undisturbed = DirectoryStore(tmp_path / "undisturbed")
+    for pause in (0.0, 0.03, 0.11):
+        folder = tmp_path / f"store-{pause}"
+        child = subprocess.Popen(
+            [sys.executable, "-c", _KILLED, str(folder)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        while not list(folder.rglob(COMMIT)) and child.poll() is None:
+            time.sleep(0.01)
+        time.sleep(pause)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        store = DirectoryStore(folder)
+        committed = [key.rsplit("/", 1)[0] for key in store.list("filtered/") if key.endswith(COMMIT)]
+        assert committed
+        for prefix in committed:
+            record = load_slice(store, prefix)
+            piece = Slice(record["id"], prefix, record["samples"])
+            first = next(read_slices(store, [piece], tmp_path))
+            assert write(undisturbed, 40, int(first["id"], 16)) == piece
+        # Going on where it was killed writes what an undisturbed run writes.
+        for k in range(len(committed) + 1):
+            assert write(store, 40, k * 40) == write(undisturbed, 40, k * 40)
+        whole = all_bytes(undisturbed)
+        again = all_bytes(store)
+        assert {key: again[key] for key in again if key in whole} == {key: whole[key] for key in whole if key in again}
+        assert sum(key.endswith(COMMIT) for key in again) >= len(committed) + 1
+
+
+def test_a_version_is_the_hash_of_its_list(store: ObjectStore) -> None:
+    a, b, c = write(store, 5), write(store, 7, 100), write(store, 3, 200, "holdout")
+    version = make_version(store, [c, a, b])
+    assert version == make_version(store, [a, b, c, a])
+    assert load_version(store, version.version) == version
+    assert version.samples == 15
+    assert {piece.id for piece in version.of("train")} == {a.id, b.id}
+    assert version.of("holdout") == [c]
+    assert make_version(store, [a, c]).version != version.version
+
+
+def test_an_unknown_or_changed_version_is_refused(store: ObjectStore) -> None:
+    with pytest.raises(BackdropError, match="not a dataset version"):
+        load_version(store, "latest")
+    with pytest.raises(BackdropError, match="training_set"):
+        load_version(store, "0" * 64)
+    version = make_version(store, [write(store, 5)])
+    key = f"datasets/{version.version}.json"
+    store.put(key, store.get(key).replace(b'"samples":5', b'"samples":6'))
+    with pytest.raises(BackdropError, match="does not match its hash"):
+        load_version(store, version.version)
+
+
+def test_arrays_survive(store: ObjectStore, tmp_path: Path) -> None:
+    columns = {"id": "str", "latent": "ndarray:float16", "masks": "ndarray:uint8", "has_product": "int"}
+    latent = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+    sample = {"id": "a", "latent": latent, "masks": np.ones((2, 3), np.uint8), "has_product": 1}
+    piece = write_slice(store, "latents/x", columns, [sample], {})
+    found = next(read_slices(store, [piece], tmp_path))
+    assert found["latent"].dtype == np.float16
+    assert np.array_equal(found["latent"], latent)
+
+
+def test_streaming_covers_every_sample_in_an_order_of_the_seed(store: ObjectStore, tmp_path: Path) -> None:
+    pieces = [write(store, 30), write(store, 34, 100)]
+    orders = []
+    for seed in (1, 1, 2):
+        data = streaming_dataset(store, pieces, tmp_path, batch_size=8, shuffle=True, seed=seed)
+        orders.append([row["id"] for row in data])
+    assert len(orders[0]) == len(set(orders[0])) == 64
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+    with pytest.raises(BackdropError, match="no sample"):
+        streaming_dataset(store, [write(store, 0)], tmp_path, 8, False, 0)
+
+
+def python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.integration
+def test_the_lean_import_gives_the_real_classes() -> None:
+    """Contract with mosaicml-streaming: the parent's names are those of `streaming.base`, and nothing heavy comes."""
+    lean = python(
+        "import sys, infra._compat.streaming as s\n"
+        "base = s.load()\n"
+        "print([f'{getattr(s, n).__module__}.{n}' for n in s.NAMES])\n"
+        "print([m for m in ('torchvision', 'sklearn', 'streaming.text', 'streaming.vision') if m in sys.modules])\n"
+        "import streaming; print(streaming.MDSWriter is base.MDSWriter, streaming.__version__)\n"
+    ).splitlines()
+    real = python(
+        "import streaming, infra._compat.streaming as s\n"
+        "print([f'{getattr(streaming, n).__module__}.{n}' for n in s.NAMES])\n"
+        "print(all(getattr(s, n) is getattr(streaming, n) for n in s.NAMES), streaming.__version__)\n"
+    ).splitlines()
+    assert lean[0] == real[0]
+    assert lean[1] == "[]"
+    assert lean[2] == real[1]
+
+
+@pytest.mark.integration
+def test_composer_works_after_the_lean_import() -> None:
+    out = python(
+        "import infra._compat.streaming as s; s.load()\n"
+        "import composer\n"
+        "from composer.core import State, get_precision_context\n"
+        "import streaming; print(composer.Trainer.__name__, streaming.StreamingDataset.__module__)\n"
+    )
+    assert out.split() == ["Trainer", "streaming.base.dataset"]
