@@ -1,0 +1,1 @@
+"""The renderer of product photographs with known truth, and its planted dirt."""

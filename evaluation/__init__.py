@@ -1,0 +1,1 @@
+"""Metrics, palette, segmenter, baselines and the visual report."""

@@ -1,0 +1,1 @@
+"""Measurements on pictures: pure numpy, one property per module."""
