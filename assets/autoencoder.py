@@ -1,0 +1,26 @@
+"""autoencoder: pixels to a small latent grid and back, trained in the line."""
+
+import dagster as dg
+
+from assets.line import Line
+from assets.stage import StageConfig
+from assets.training_job import launch_recipe
+
+
+@dg.asset(deps=["training_set"], group_name="training", kinds={"pytorch", "mlflow"}, owners=["team:models"])
+def autoencoder(
+    context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
+) -> dg.MaterializeResult:
+    """A KL autoencoder: every picture becomes a grid of latents on which the transformer is cheap."""
+    from training.specs import AutoencoderSpec
+
+    return launch_recipe(
+        context,
+        line,
+        config,
+        asset="autoencoder",
+        verb="autoencoder",
+        section="autoencoder",
+        spec=AutoencoderSpec,
+        upstream={},
+    )

@@ -1,0 +1,35 @@
+"""distilled_model: the same model in few steps, one forward per step, guidance baked in."""
+
+import dagster as dg
+
+from assets.line import Line
+from assets.stage import StageConfig
+from assets.training_job import launch_recipe
+
+
+@dg.asset(
+    deps=["training_set", "autoencoder", "latent_shards", "inpainting_finetune"],
+    group_name="training",
+    kinds={"pytorch", "mlflow"},
+    owners=["team:models"],
+)
+def distilled_model(
+    context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
+) -> dg.MaterializeResult:
+    """The student: a flow map anchored at the fine-tuned teacher, four forwards where the teacher takes sixteen."""
+    from training.specs import DistilSpec
+
+    return launch_recipe(
+        context,
+        line,
+        config,
+        asset="distilled_model",
+        verb="distil",
+        section="distil",
+        spec=DistilSpec,
+        upstream={
+            "autoencoder": ("autoencoder", "model"),
+            "latent_shards": ("latents", "latents"),
+            "inpainting_finetune": ("teacher", "model"),
+        },
+    )

@@ -1,0 +1,70 @@
+"""evaluation_report: what the engine can do, measured on pictures nothing was trained on, as one HTML page."""
+
+import dagster as dg
+
+from assets.line import Line
+from assets.stage import StageConfig, upstream_of
+from assets.training_job import launch_recipe
+from deploy.specs import CHECKS
+from infra.errors import BackdropError
+
+_STAGES = [
+    "autoencoder",
+    "latent_shards",
+    "pretrained_dit",
+    "inpainting_finetune",
+    "distilled_model",
+    "tensorrt_engine",
+]
+
+
+@dg.asset(
+    deps=["training_set", *_STAGES],
+    group_name="shipping",
+    kinds={"html"},
+    owners=["team:serving"],
+    check_specs=[dg.AssetCheckSpec(name, asset="evaluation_report") for name in CHECKS],
+)
+def evaluation_report(
+    context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
+) -> dg.MaterializeResult:
+    """Colours, floor line, shadow, product identity and latency against the teacher and simple baselines."""
+    from deploy.specs import EvaluateSpec
+
+    inputs = {name: upstream_of(context, line, name) for name in _STAGES}
+    deliveries = {
+        delivery.name: key
+        for delivery in line.catalog.list_deliveries()
+        if (key := _filter_result(context, line, delivery.name))
+    }
+    return launch_recipe(
+        context,
+        line,
+        config,
+        asset="evaluation_report",
+        room="deploy",
+        verb="evaluate",
+        recipe="deploy.evaluate",
+        section="evaluate",
+        spec=EvaluateSpec,
+        register=None,
+        upstream={
+            "tensorrt_engine": ("engine", "engine"),
+            "inpainting_finetune": ("teacher", "model"),
+            "autoencoder": ("autoencoder", "model"),
+        },
+        extra={
+            "preset": line.preset.name,
+            "delivery_results": deliveries,
+            "stage_results": {name: found.result_key for name, found in inputs.items()},
+        },
+    )
+
+
+def _filter_result(context: dg.AssetExecutionContext, line: Line, delivery: str) -> str | None:
+    if not context.instance.has_dynamic_partition("deliveries", delivery):
+        return None
+    try:
+        return upstream_of(context, line, "filtered_shards", partition=delivery).result_key
+    except BackdropError:
+        return None

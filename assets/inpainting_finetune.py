@@ -1,0 +1,35 @@
+"""inpainting_finetune: random masks first, then product masks with LoRA on every layer, merged."""
+
+import dagster as dg
+
+from assets.line import Line
+from assets.stage import StageConfig
+from assets.training_job import launch_recipe
+
+
+@dg.asset(
+    deps=["training_set", "autoencoder", "latent_shards", "pretrained_dit"],
+    group_name="training",
+    kinds={"pytorch", "mlflow"},
+    owners=["team:models"],
+)
+def inpainting_finetune(
+    context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
+) -> dg.MaterializeResult:
+    """The model that paints a background around a product, and nothing over it."""
+    from training.specs import FinetuneSpec
+
+    return launch_recipe(
+        context,
+        line,
+        config,
+        asset="inpainting_finetune",
+        verb="finetune",
+        section="finetune",
+        spec=FinetuneSpec,
+        upstream={
+            "autoencoder": ("autoencoder", "model"),
+            "latent_shards": ("latents", "latents"),
+            "pretrained_dit": ("base", "model"),
+        },
+    )

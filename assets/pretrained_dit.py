@@ -1,0 +1,31 @@
+"""pretrained_dit: the foundation model, a latent diffusion transformer that knew completion from its first step."""
+
+import dagster as dg
+
+from assets.line import Line
+from assets.stage import StageConfig
+from assets.training_job import launch_recipe
+
+
+@dg.asset(
+    deps=["training_set", "autoencoder", "latent_shards"],
+    group_name="training",
+    kinds={"pytorch", "mlflow"},
+    owners=["team:models"],
+)
+def pretrained_dit(
+    context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
+) -> dg.MaterializeResult:
+    """Flow matching on latents, conditioned on text and on (masked latent, mask)."""
+    from training.specs import PretrainSpec
+
+    return launch_recipe(
+        context,
+        line,
+        config,
+        asset="pretrained_dit",
+        verb="pretrain",
+        section="pretrain",
+        spec=PretrainSpec,
+        upstream={"autoencoder": ("autoencoder", "model"), "latent_shards": ("latents", "latents")},
+    )

@@ -1,0 +1,48 @@
+"""raw_images[delivery]: every picture of a delivery becomes a row of the catalog."""
+
+import dagster as dg
+
+from assets.deliveries import deliveries
+from assets.line import Line
+from assets.stage import Stage, materialize
+from infra.errors import BackdropError
+
+
+@dg.asset(partitions_def=deliveries, group_name="data", kinds={"postgres"}, owners=["team:data"])
+def raw_images(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
+    """The delivery's pictures as catalog rows: SHA-256 id, source, licence, caption and size.
+
+    The pictures stay where they are. A picture that is seen twice is one image with two sightings.
+    """
+    from assets.curation.specs import IngestSpec
+
+    name = context.partition_key
+    delivery = line.catalog.delivery(name)
+    if delivery is None:
+        raise BackdropError(
+            f"delivery '{name}' is not in the catalog",
+            "hand pictures in with `make run IMAGES=<folder or s3:// prefix>` or let the sensor find them",
+        )
+    rendered = delivery.uri.startswith("sample://")
+    stage = Stage(
+        asset="raw_images",
+        room="assets.curation",
+        verb="ingest",
+        recipe="assets.curation.ingest",
+        upstream={},
+        config={"delivery": name, "uri": delivery.uri},
+        # A folder may have changed since it was last read; a rendered delivery cannot.
+        memoise=rendered,
+    )
+    return materialize(
+        context,
+        line,
+        stage,
+        lambda output: IngestSpec(
+            store=line.settings.store_uri,
+            output=output,
+            delivery=name,
+            uri=delivery.uri,
+            licence=line.settings.licence,
+        ),
+    )

@@ -1,0 +1,180 @@
+"""How an asset is made: compute its data version, reuse a committed result or launch the job, show what came back.
+
+    upstream results ─► data version ─► committed already? ─► yes: show it
+                                                          └► no: spec ─► job ─► result.json ─► show it
+
+A result counts once its ``result.json`` stands in the object store; the job writes it last. So a re-run after any
+interruption finishes exactly what is missing, and a re-run with nothing changed trains nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from assets.line import Line
+from assets.owner import claim
+from assets.versions import data_version, short
+from infra.errors import BackdropError
+from infra.jobs.spec import JobResult, JobSpec
+from infra.sources import source_hash
+
+#: Pictures up to this size travel inside Dagster's event, larger ones stay in the store and are named.
+INLINE_BYTES = 400_000
+
+
+class StageConfig(dg.Config):
+    """What the launchpad may change for one materialisation; unknown keys are refused with the nearest known one."""
+
+    overrides: dict[str, Any] = Field(default={}, description="keys of this stage's section of the preset")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One job of one asset. `config` holds whatever, beside sources and inputs, decides the result."""
+
+    asset: str
+    room: str
+    verb: str
+    recipe: str
+    upstream: Mapping[str, str]
+    config: Mapping[str, Any]
+    memoise: bool = True
+    dataset_version: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        return data_version(self.recipe, upstream=self.upstream, config=self.config)
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """The latest materialisation of an asset: its data version and what its job left."""
+
+    asset: str
+    data_version: str
+    result: JobResult
+    result_key: str
+
+
+def output_prefix(asset: str, version: str, partition: str | None) -> str:
+    return "/".join(["stages", asset, *([partition] if partition else []), short(version)])
+
+
+def upstream_of(context: dg.AssetExecutionContext, line: Line, asset: str, partition: str | None = None) -> Upstream:
+    """The input named `asset`. Raises BackdropError when it was never materialised or its result has gone."""
+    found = latest_metadata(context.instance, asset, partition)
+    where = f"{asset}[{partition}]" if partition else asset
+    if found is None:
+        raise BackdropError(f"{where} has not been materialised yet", f"materialise {asset} first")
+    key = found["result"]
+    if not line.store.exists(key):
+        raise BackdropError(
+            f"the result of {where} is gone from the object store ({key})", f"materialise {asset} again"
+        )
+    result = JobResult.model_validate_json(line.store.get(key))
+    return Upstream(asset, found["data_version"], result, key)
+
+
+def latest_metadata(instance: dg.DagsterInstance, asset: str, partition: str | None = None) -> dict[str, Any] | None:
+    """Our own metadata of the newest materialisation, as plain values."""
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition] if partition else None),
+        limit=1,
+    ).records
+    if not records or records[0].asset_materialization is None:
+        return None
+    return {name: value.value for name, value in records[0].asset_materialization.metadata.items()}
+
+
+def materialize(
+    context: dg.AssetExecutionContext, line: Line, stage: Stage, make_spec: Callable[[str], JobSpec]
+) -> dg.MaterializeResult:
+    """Reuse or launch, without tracking: what the data assets need."""
+    claim(context)
+    version, partition = stage.version, context.partition_key if context.has_partition_key else None
+    output = output_prefix(stage.asset, version, partition)
+    result = committed(line, output) if stage.memoise else None
+    reused = result is not None
+    if result is None:
+        result = line.launcher.run(
+            context=context,
+            room=stage.room,
+            verb=stage.verb,
+            spec=make_spec(output),
+            key=job_key(stage.asset, version, partition),
+            code_version=source_hash(stage.recipe),
+            on_event=lambda event: line.listener(stage.asset, event) if line.listener else None,
+        )
+    # A job may know its result's content better than its inputs' names do (a folder that changed): its word counts.
+    version = str(result.data.get("data_version", version))
+    return present(
+        context, line, version, f"{output}/result.json", result, reused=reused, dataset=stage.dataset_version
+    )
+
+
+def job_key(asset: str, version: str, partition: str | None = None) -> str:
+    return "-".join([asset, *([partition] if partition else []), short(version)])
+
+
+def committed(line: Line, output: str) -> JobResult | None:
+    key = f"{output}/result.json"
+    if not line.store.exists(key):
+        return None
+    return JobResult.model_validate_json(line.store.get(key))
+
+
+def commit_result(
+    context: dg.AssetExecutionContext, line: Line, asset: str, version: str, result: JobResult
+) -> dg.MaterializeResult:
+    """For an asset that needs no job: its result is written as a job's would be."""
+    key = f"{output_prefix(asset, version, None)}/result.json"
+    line.store.put(key, result.model_dump_json(indent=1).encode())
+    return present(context, line, version, key, result, reused=False, dataset=version)
+
+
+def present(
+    context: dg.AssetExecutionContext,
+    line: Line,
+    version: str,
+    result_key: str,
+    result: JobResult,
+    *,
+    reused: bool,
+    dataset: str | None = None,
+    links: Mapping[str, str] | None = None,
+) -> dg.MaterializeResult:
+    """A job's result as the asset's page shows it: numbers that plot over time, pictures, links, checks."""
+    metadata: dict[str, Any] = {title: _picture(line, title, key) for title, key in result.pictures.items()}
+    metadata |= {name: dg.MetadataValue.url(url) for name, url in (links or {}).items()}
+    metadata |= {**result.metadata, "data_version": version, "result": result_key, "reused": reused}
+    if dataset:
+        metadata["dataset_version"] = dataset
+    for name, key in result.files.items():
+        local = line.store.local_path(key)
+        metadata[f"file: {name}"] = dg.MetadataValue.path(str(local) if local else f"{line.store.uri}/{key}")
+    checks = [
+        dg.AssetCheckResult(
+            check_name=check.name,
+            passed=check.passed,
+            severity=dg.AssetCheckSeverity.ERROR if check.severity == "error" else dg.AssetCheckSeverity.WARN,
+            metadata=check.metadata,
+        )
+        for check in result.checks
+    ]
+    if reused:
+        context.log.info("nothing changed: the committed result is used again")
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version), check_results=checks)
+
+
+def _picture(line: Line, title: str, key: str) -> dg.MetadataValue[Any]:
+    png = line.store.get(key)
+    if len(png) > INLINE_BYTES:
+        return dg.MetadataValue.path(f"{line.store.uri}/{key}")
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")

@@ -1,0 +1,271 @@
+"""The one way an asset launches a tracked recipe: spec from preset and inputs, MLflow run, registered model version.
+
+The MLflow run belongs to the asset. The job never talks to MLflow: its metrics and pictures arrive through the
+message channel and are forwarded from here, so a tracking server that is slow or away cannot stop a training.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from assets.line import Line
+from assets.owner import claim
+from assets.stage import (
+    Stage,
+    StageConfig,
+    Upstream,
+    committed,
+    job_key,
+    latest_metadata,
+    output_prefix,
+    present,
+    upstream_of,
+)
+from assets.versions import short
+from infra.errors import ServiceError
+from infra.jobs.events import Event, Metrics, Picture
+from infra.jobs.spec import JobResult, JobSpec
+from infra.settings import REPOSITORY
+from infra.sources import source_hash
+from training.text_source import identity
+
+if TYPE_CHECKING:
+    from training.presets import Preset
+    from training.presets.sections import Section
+
+#: With BACKDROP_ADOPT=pinned these two stay with their dataset version; what follows them is cheap and adopts.
+_PINNED = frozenset({"autoencoder", "pretrained_dit"})
+#: Fields of a spec that say where, or follow from inputs which are in the version already (see `_versions`).
+_NOT_VERSIONED = {"store", "output", "latents", "dataset", "stage_results"}
+
+
+def launch_recipe(
+    context: dg.AssetExecutionContext,
+    line: Line,
+    config: StageConfig,
+    *,
+    asset: str,
+    verb: str,
+    section: str,
+    spec: type[JobSpec],
+    upstream: Mapping[str, tuple[str, str]],
+    room: str = "training",
+    recipe: str | None = None,
+    dataset_field: str = "dataset",
+    register: str | None = "model",
+    extra: Mapping[str, Any] | None = None,
+) -> dg.MaterializeResult:
+    """Materialise `asset` by `python -m <room> <verb>`.
+
+    `upstream` maps an input asset to (field of the spec, name in the input's result data). `register` names the
+    bundle in the result that becomes a registered model version, `extra` adds fields to the spec.
+    """
+    claim(context)
+    inputs = {name: upstream_of(context, line, name) for name in upstream}
+    chosen = chosen_section(line.preset, section, config.overrides)
+    encoder = identity(line.settings.text_encoder)
+
+    def stage_on(dataset: str) -> tuple[Stage, dict[str, Any]]:
+        values: dict[str, Any] = {
+            dataset_field: dataset,
+            "image_size": line.preset.image_size,
+            "seed": line.preset.seed,
+            "text_encoder": line.settings.text_encoder,
+            "dit": line.preset.dit,
+            "config": chosen,
+            **{field: inputs[name].result.data[key] for name, (field, key) in upstream.items()},
+            **(extra or {}),
+        }
+        fields = {name: value for name, value in values.items() if name in spec.model_fields}
+        stage = Stage(
+            asset=asset,
+            room=room,
+            verb=verb,
+            recipe=recipe or f"{room}.recipes.{verb}",
+            upstream={"training_set": dataset, "text_encoder": encoder, **_versions(inputs)},
+            config=spec(store="-", output="-", **fields).model_dump(mode="json", exclude=_NOT_VERSIONED),
+            dataset_version=dataset,
+        )
+        return stage, fields
+
+    newest = str(upstream_of(context, line, "training_set").result.data["version"])
+    stage, fields = stage_on(pinned_dataset(context, line, asset, newest))
+    if stage.dataset_version != newest and committed(line, output_prefix(asset, stage.version, None)) is None:
+        # Code or configuration changed since the pin: it has to be made anyway, so it is made on the newest.
+        stage, fields = stage_on(newest)
+    version = stage.version
+    output = output_prefix(asset, version, None)
+    result = committed(line, output)
+    reused = result is not None
+    record = _read_record(line, output)
+    if result is None or record is None:
+        job = spec(store=line.settings.store_uri, output=output, **fields)
+        result, record = _run_tracked(context, line, stage, version, job, result, register)
+    links = {"MLflow run": f"{line.settings.mlflow_uri}/#/experiments/{record['experiment']}/runs/{record['run']}"}
+    return present(
+        context,
+        line,
+        version,
+        f"{output}/result.json",
+        result,
+        reused=reused,
+        dataset=stage.dataset_version,
+        links=links,
+    )
+
+
+def chosen_section(preset: Preset, name: str, overrides: Mapping[str, Any]) -> Section:
+    """The preset's section `name` with the launchpad's overrides; an unknown key names the nearest known one."""
+    from pydantic import ValidationError
+
+    from training.presets import explain, merge
+
+    section: Section = getattr(preset, name)
+    try:
+        return type(section).model_validate(merge(section.model_dump(), overrides))
+    except ValidationError as error:
+        raise explain(error, type(section), f"overrides of {name}") from None
+
+
+def _versions(inputs: Mapping[str, Upstream]) -> dict[str, str]:
+    # The latents follow from autoencoder and dataset version, which are both in the hash already; their own version
+    # would make a pinned model outdated whenever a delivery adds slices.
+    return {name: found.data_version for name, found in inputs.items() if name != "latent_shards"}
+
+
+def pinned_dataset(context: dg.AssetExecutionContext, line: Line, asset: str, newest: str) -> str:
+    """The dataset version this asset trains on: the newest, unless the settings keep it with the one it pinned."""
+    if line.settings.adopt == "all" or asset not in _PINNED:
+        return newest
+    mine = latest_metadata(context.instance, asset)
+    return str(mine["dataset_version"]) if mine and mine.get("dataset_version") else newest
+
+
+def _run_tracked(
+    context: dg.AssetExecutionContext,
+    line: Line,
+    stage: Stage,
+    version: str,
+    spec: JobSpec,
+    result: JobResult | None,
+    register: str | None,
+) -> tuple[JobResult, dict[str, str]]:
+    """Run the job inside its MLflow run, unless it is committed already and only the registration is missing."""
+    key = job_key(stage.asset, version)
+    tags = run_tags(context, stage, version)
+    run = line.tracking.start_run(f"backdrop/{stage.asset}", key, tags, key)
+    line.tracking.log_params(run, _flat(stage.config))
+
+    def forward(event: Event) -> None:
+        if isinstance(event, Metrics):
+            line.tracking.log_metrics(run, event.values, event.step)
+        elif isinstance(event, Picture):
+            line.tracking.log_picture(run, f"samples/{event.name}-{event.step or 0:06d}.png", line.store.get(event.key))
+        if line.listener:
+            line.listener(stage.asset, event)
+
+    try:
+        if result is None:
+            result = line.launcher.run(
+                context=context,
+                room=stage.room,
+                verb=stage.verb,
+                spec=spec,
+                key=key,
+                on_event=forward,
+                code_version=source_hash(stage.recipe),
+            )
+        for title, picture in result.pictures.items():
+            line.tracking.log_picture(run, f"{title.lower().replace(' ', '_')}.png", line.store.get(picture))
+    except BaseException:
+        line.tracking.finish(run, "FAILED")
+        raise
+    recorded = line.tracking.mlflow_run_id(run)
+    if recorded is None:
+        raise ServiceError(
+            f"MLflow at {line.tracking.uri} does not answer, so {stage.asset} cannot be registered",
+            "run again once it does: the result is kept, only the registration is missing",
+        )
+    registered = _register(context, line, stage, result, recorded, tags, register) if register else ""
+    line.tracking.finish(run, "FINISHED")
+    record = {"run": recorded, "experiment": _experiment_of(line.tracking.uri, recorded), "model_version": registered}
+    line.store.put(f"{spec.output}/tracking.json", json.dumps(record).encode())
+    return result, record
+
+
+def _register(
+    context: dg.AssetExecutionContext,
+    line: Line,
+    stage: Stage,
+    result: JobResult,
+    run: str,
+    tags: Mapping[str, str],
+    register: str,
+) -> str:
+    from deploy.registry import REGISTERED_NAMES, Registry
+
+    bundle = str(result.data[register])
+    line.catalog.record_model(
+        id=bundle,
+        asset=stage.asset,
+        data_version=tags["backdrop.data_version"],
+        dataset_version=str(stage.dataset_version),
+        mlflow_run=run,
+    )
+    name = REGISTERED_NAMES[stage.asset]
+    version = Registry(str(line.settings.mlflow_uri)).register(name, bundle, run_id=run, tags=dict(tags))
+    context.log.info("registered as %s version %s", name, version)
+    return str(version)
+
+
+def _experiment_of(uri: str, run: str) -> str:
+    from mlflow import MlflowClient
+
+    return str(MlflowClient(uri).get_run(run).info.experiment_id)
+
+
+def run_tags(context: dg.AssetExecutionContext, stage: Stage, version: str) -> dict[str, str]:
+    return {
+        "backdrop.asset": stage.asset,
+        "backdrop.data_version": version,
+        "backdrop.dataset_version": str(stage.dataset_version),
+        "backdrop.code_version": short(source_hash(stage.recipe)),
+        "backdrop.dagster_run": context.run.run_id,
+        "backdrop.git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str:
+    """The commit the sources stand at, for the record only; "unknown" outside a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _read_record(line: Line, output: str) -> dict[str, str] | None:
+    key = f"{output}/tracking.json"
+    return dict(json.loads(line.store.get(key))) if line.store.exists(key) else None
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = str(value)[:500]
+    return flat

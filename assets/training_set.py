@@ -1,0 +1,51 @@
+"""training_set: the many deliveries become one dataset version. No pixels move; it takes seconds."""
+
+import dagster as dg
+
+from assets.deliveries import sample_delivery
+from assets.line import Line
+from assets.stage import commit_result
+from infra.errors import BackdropError
+from infra.jobs.spec import JobResult
+
+
+@dg.asset(deps=["filtered_shards"], group_name="data", kinds={"mosaicml"}, owners=["team:data"])
+def training_set(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
+    """The dataset version: the content hash of the merged shard list.
+
+    Every later asset takes the version from here and pins the one it used; none asks the catalog for "the latest".
+    """
+    from infra.shards import make_version
+
+    sample, _ = sample_delivery(line.preset)
+    slices = [
+        piece
+        for delivery in line.catalog.list_deliveries()
+        for piece in line.catalog.slices(delivery=delivery.name)
+        if _in_the_mix(delivery.name, delivery.kind, piece.split, sample, line.settings.sample_catalogue)
+    ]
+    if not any(piece.split == "train" for piece in slices):
+        raise BackdropError(
+            "no picture of any delivery has passed the filters",
+            "look at filtered_shards' report for the reasons, or hand pictures in with `make run IMAGES=…`",
+        )
+    version = make_version(line.store, slices)
+    line.catalog.add_dataset_version(version)
+    counts = {split: sum(s.samples for s in slices if s.split == split) for split in ("train", "holdout")}
+    result = JobResult(
+        metadata={
+            "dataset_version": version.version,
+            "images": counts["train"],
+            "held_out": counts["holdout"],
+            "slices": len(slices),
+        },
+        data={"version": version.version, "samples": counts["train"]},
+    )
+    return commit_result(context, line, "training_set", version.version, result)
+
+
+def _in_the_mix(name: str, kind: str, split: str, sample: str, keep_sample: bool) -> bool:
+    """Users' deliveries always; of the rendered ones only this preset's, whose held-out part is never left out."""
+    if kind != "sample":
+        return True
+    return name == sample and (keep_sample or split == "holdout")

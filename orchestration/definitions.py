@@ -1,0 +1,44 @@
+"""The one entry that Dagster loads: the lineage, its jobs, its schedule and its sensor."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.autoencoder import autoencoder
+from assets.distilled_model import distilled_model
+from assets.evaluation_report import evaluation_report
+from assets.filtered_shards import filtered_shards
+from assets.inpainting_finetune import inpainting_finetune
+from assets.latent_shards import latent_shards
+from assets.line import Line
+from assets.pretrained_dit import pretrained_dit
+from assets.promotion import promotion
+from assets.raw_images import raw_images
+from assets.tensorrt_engine import tensorrt_engine
+from assets.training_set import training_set
+from orchestration.automation import ingest_job, nightly_retraining, retrain_job, watch_deliveries
+
+#: In lineage order.
+LINEAGE = [
+    raw_images,
+    filtered_shards,
+    training_set,
+    autoencoder,
+    latent_shards,
+    pretrained_dit,
+    inpainting_finetune,
+    distilled_model,
+    tensorrt_engine,
+    evaluation_report,
+    promotion,
+]
+
+defs = dg.Definitions(
+    assets=LINEAGE,
+    jobs=[ingest_job, retrain_job],
+    schedules=[nightly_retraining],
+    sensors=[watch_deliveries],
+    resources={"line": Line()},
+    # The stages follow one another and each wants the whole machine: a process per step would only add imports.
+    executor=dg.in_process_executor,
+)

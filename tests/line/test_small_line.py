@@ -1,0 +1,116 @@
+"""The whole line on the smallest preset: runs, is not run twice, survives kill -9, takes the user's own pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from tests.line.conftest import Ran, Workshop
+
+pytestmark = [pytest.mark.line, pytest.mark.timeout(900)]
+
+ASSETS = [
+    "raw_images",
+    "filtered_shards",
+    "training_set",
+    "autoencoder",
+    "latent_shards",
+    "pretrained_dit",
+    "inpainting_finetune",
+    "distilled_model",
+    "tensorrt_engine",
+    "evaluation_report",
+    "promotion",
+]
+
+
+def made(ran: Ran) -> set[str]:
+    """Assets that the closing table says were made, not reused."""
+    return set(re.findall(r"^\s*(\w+)(?:\[[^\]]*\])?\s+made\b", ran.output, re.MULTILINE))
+
+
+def test_every_asset_is_made(finished: tuple[Workshop, Ran]) -> None:
+    workshop, ran = finished
+    assert made(ran) == set(ASSETS), ran.output
+    print(f"the small line took {ran.seconds:.0f} s (promise: 90 s after the installation)")
+    report = next((workshop.state / "store" / "stages" / "evaluation_report").rglob("*.html")).read_text()
+    assert "<img" in report
+    assert not re.search(r'(src|href)="https?://', report), "the report must stand alone"
+
+
+def test_what_ran_is_named_honestly(finished: tuple[Workshop, Ran]) -> None:
+    workshop, _ = finished
+    result = json.loads(next((workshop.state / "store/stages/tensorrt_engine").rglob("result.json")).read_text())
+    assert result["data"]["backend"] == "onnxruntime"
+
+
+def test_nothing_is_left_running(finished: tuple[Workshop, Ran]) -> None:
+    workshop, _ = finished
+    mine = [
+        process.info["cmdline"]
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(workshop.state) in part for part in process.info["cmdline"] or [])
+    ]
+    assert not mine
+
+
+def test_a_second_run_trains_nothing(finished: tuple[Workshop, Ran]) -> None:
+    workshop, _ = finished
+    before = models(workshop)
+    again = workshop.run("run")
+    assert again.code == 0, again.output
+    assert made(again) <= {"training_set", "promotion"}, again.output
+    assert models(workshop) == before
+
+
+def models(workshop: Workshop) -> set[str]:
+    return {path.name for path in (workshop.state / "store" / "manifests").glob("*.json")}
+
+
+def test_killed_at_a_random_moment_it_picks_up(workshop: Workshop) -> None:
+    seed = int.from_bytes(os.urandom(4), "big")
+    wait = random.Random(seed).uniform(8, 70)
+    print(f"seed {seed}: kill -9 after {wait:.1f} s")
+    process = workshop.start("run")
+    time.sleep(wait)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done_before = {path.parent.parent.name for path in (workshop.state / "store" / "stages").rglob("result.json")}
+    again = workshop.run("run")
+    assert again.code == 0, again.output
+    redone = made(again) & done_before - {"training_set", "raw_images", "filtered_shards"}
+    assert not redone, f"finished before the kill, yet made again: {redone}\n{again.output}"
+
+
+def test_own_pictures_join_the_mix(finished: tuple[Workshop, Ran], tmp_path: Path) -> None:
+    workshop, _ = finished
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    picture(folder / "mug.png", seed=1)
+    picture(folder / "lamp.jpg", seed=2)
+    (folder / "mug.txt").write_text("a green mug on a table")
+    ran = workshop.run("run", "--images", str(folder))
+    assert ran.code == 0, ran.output
+    assert {"raw_images", "autoencoder", "distilled_model"} <= made(ran)
+    assert "raw_images[mine-" in ran.output
+    assert "raw_images[sample-tiny]" in ran.output
+
+
+def picture(path: Path, seed: int) -> None:
+    """A soft blob in front of a gradient: not from the catalogue, no mask."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:240, 0:320] / 240
+    background = np.stack([0.3 + 0.5 * y, 0.4 + 0.2 * x, np.full_like(x, 0.6)], -1)
+    blob = ((x - 0.66) ** 2 + (y - 0.5) ** 2 < 0.06)[..., None]
+    pixels = np.where(blob, rng.uniform(0, 0.4, 3), background) + rng.normal(0, 0.02, background.shape)
+    Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8)).save(path)

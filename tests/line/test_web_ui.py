@@ -1,0 +1,94 @@
+"""`make ui` in a real browser: the pages show what the line made, and an asset is materialised from its page."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from infra.processes import free_port
+from tests.line.conftest import Ran, Workshop
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.line,
+    pytest.mark.browser,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed"),
+]
+QUIET = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync".split()
+)
+PATIENCE_MS = 60_000
+
+
+@pytest.fixture(scope="module")
+def served(finished: tuple[Workshop, Ran]) -> Iterator[tuple[str, str]]:
+    """(Dagster's address, MLflow's address) while `ui` runs."""
+    workshop, _ = finished
+    port = free_port()
+    process = workshop.start("ui", "--port", str(port))
+    try:
+        dagster = f"http://127.0.0.1:{port}"
+        wait_for(f"{dagster}/server_info", process)
+        assert process.stdout is not None
+        mlflow = ""
+        while not mlflow:
+            line = process.stdout.readline()
+            assert line, "the command ended before it said where MLflow is"
+            if line.startswith("MLflow"):
+                mlflow = line.split()[-1]
+        yield dagster, mlflow
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=90)
+
+
+def wait_for(url: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the command ended"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(f"{url} did not answer")
+
+
+def test_a_person_sees_the_line_and_materialises_an_asset(served: tuple[str, str]) -> None:
+    from playwright.sync_api import expect, sync_playwright
+
+    dagster, mlflow = served
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(PATIENCE_MS)
+
+        page.goto(f"{dagster}/assets/pretrained_dit")
+        expect(page.get_by_text("Loss", exact=True).first).to_be_visible(timeout=PATIENCE_MS)
+        expect(page.get_by_text("Samples", exact=True).first).to_be_visible()
+        page.get_by_text("Show markdown", exact=False).first.click()
+        picture = page.locator('img[src^="data:image/png;base64,"]').first
+        expect(picture).to_be_visible()
+        assert picture.evaluate("image => image.naturalWidth") > 100
+
+        page.goto(f"{dagster}/assets/training_set")
+        page.get_by_role("button", name="Materialize").first.click()
+        expect(page.get_by_text(re.compile("Launched run"))).to_be_visible(timeout=PATIENCE_MS)
+        page.goto(f"{dagster}/runs")
+        newest = page.get_by_role("row").filter(has_text="training_set").first
+        expect(newest.get_by_text("Success")).to_be_visible(timeout=2 * PATIENCE_MS)
+
+        page.goto(f"{mlflow}/#/experiments")
+        expect(page.get_by_text("backdrop/pretrained_dit")).to_be_visible(timeout=PATIENCE_MS)
+        page.goto(f"{mlflow}/#/models/backdrop-engine")
+        expect(page.get_by_text("challenger").first).to_be_visible(timeout=PATIENCE_MS)
+        browser.close()
