@@ -1,0 +1,1 @@
+"""Export, engines, registry and promotion."""

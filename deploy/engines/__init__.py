@@ -1,0 +1,1 @@
+"""One engine interface, its backends, and the way to open one."""

@@ -1,0 +1,183 @@
+"""The verb `evaluate`: engine, teacher and baselines on pictures nothing was trained on, and the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from deploy import compare
+from deploy.checks import judge
+from deploy.engines.open import open_engine
+from deploy.engines.protocol import GraphEngine
+from deploy.parity import ParityRow, worst
+from deploy.report import Findings, PhotographAnswers, build_report
+from deploy.samples import Pictures, Sample
+from deploy.specs import EvaluateSpec
+from evaluation.photographs import requests_for, score_photograph, summarise
+from evaluation.report.page import render
+from infra.bundles import open_bundle
+from infra.jobs.program import JobContext
+from infra.jobs.spec import Check, JobResult
+from training.editing import Parts, composite
+from training.models.io import load_model
+from training.parts import TorchParts
+from training.precision import fast_dtype
+
+
+@dataclass
+class _Counter:
+    """Adds up pictures over all models, for one progress bar."""
+
+    job: JobContext[EvaluateSpec]
+    total: int
+    done: int = field(default=0)
+
+    def __call__(self, more: int) -> None:
+        self.done += more
+        self.job.progress("evaluate", self.done, self.total, "pictures")
+
+
+def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
+    """Measure, judge and write the page."""
+    started = time.monotonic()
+    section = spec.config
+    manifest = open_bundle(job.store, spec.engine).meta
+    engine = open_engine(job.store, spec.engine, manifest["backend"], text_encoder=spec.text_encoder)
+    pictures = Pictures(job.store, spec.dataset, spec.image_size, job.folder / "cache")
+    samples = pictures.holdout(section.images)
+    photographs = pictures.photographs(section.photos)
+    counter = _Counter(job, 2 * len(samples) + len(photographs) * section.photo_captions)
+
+    student = compare.Way(section.student_steps, section.guidance, student=True)
+    teacher = compare.Way(section.teacher_steps, section.guidance, student=False)
+    made, scores = _on_catalogue(
+        spec, job, engine, pictures, samples, {"student": student, "teacher": teacher}, counter
+    )
+    answers = _on_photographs(spec, engine, photographs, student, counter)
+    identity = _identity(samples, made, answers)
+    engine.close()
+
+    means = compare.means_of(scores)
+    photo_numbers = summarise([answer.score for answer in answers])
+    parity = [ParityRow(**row) for row in manifest["parity"]]
+    bad = worst(parity)
+    checks = judge(
+        means,
+        identity,
+        photo_numbers,
+        {
+            "worst_relative_l2": bad.relative_l2,
+            "tolerance": manifest["tolerance"],
+            "worst": f"{bad.graph} at {bad.shape}",
+        },
+        section,
+    )
+    findings = Findings(
+        samples=samples, made=made, scores=scores, means=means, answers=answers, photo_numbers=photo_numbers,
+        checks=checks, manifest=manifest, student=student, teacher=teacher,
+    )  # fmt: skip
+    page = render(build_report(spec, job.store, findings))
+    report = f"{job.output}/report.html"
+    job.store.put(report, page.encode())
+    metrics = {
+        "means": means,
+        "photographs": photo_numbers,
+        "product_identity": identity,
+        "latency_ms": manifest["latency_ms"],
+        "forwards": {compare.ENGINE: student.forwards, compare.TEACHER: teacher.forwards},
+        "samples": len(samples),
+    }
+    job.metrics(_flat(means.get(compare.ENGINE, {}), photo_numbers), 0)
+    return JobResult(
+        metadata={
+            "backend": engine.backend,
+            "held_out": len(samples),
+            "photographs": len(photographs),
+            **{name: round(value, 4) for name, value in means.get(compare.ENGINE, {}).items()},
+            "failed": ", ".join(check.name for check in checks if not check.passed) or "none",
+            "seconds": round(time.monotonic() - started, 1),
+        },
+        files={"report": report, "metrics": job.put_json("metrics", metrics)},
+        data={"metrics": metrics, "passed": passed(checks)},
+        checks=checks,
+    )
+
+
+def passed(checks: Sequence[Check]) -> bool:
+    """Whether the engine may become champion: every check that gates has passed."""
+    return all(check.passed for check in checks if check.severity == "error")
+
+
+def _on_catalogue(
+    spec: EvaluateSpec,
+    job: JobContext[EvaluateSpec],
+    engine: GraphEngine,
+    pictures: Pictures,
+    samples: list[Sample],
+    ways: Mapping[str, compare.Way],
+    counter: _Counter,
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+    """Column → pictures, and column → scores. Both empty without held-out catalogue pictures."""
+    if not samples:
+        return {}, {}
+    captions = [sample.caption for sample in samples]
+    seeds = [compare.seed_of(spec.seed, sample.id) for sample in samples]
+    # In the number format that it was trained in, which is also its faster form.
+    teacher = TorchParts(
+        load_model(job.store, spec.autoencoder),
+        load_model(job.store, spec.teacher),
+        engine.embed,
+        spec.image_size,
+        fast_dtype(),
+    )
+    size = spec.config.batch_size
+    columns: list[tuple[str, Parts, compare.Way]] = [
+        (compare.ENGINE, engine, ways["student"]),
+        (compare.TEACHER, teacher, ways["teacher"]),
+    ]
+    made = {name: compare.generate(parts, way, samples, captions, seeds, size, counter) for name, parts, way in columns}
+    job.log.info("filling the same pictures by the baselines")
+    made |= compare.fill_by_baselines(samples, pictures.training(), engine.embed)
+    return made, compare.score_all(samples, made)
+
+
+def _on_photographs(
+    spec: EvaluateSpec, engine: GraphEngine, photographs: list[Sample], way: compare.Way, counter: _Counter
+) -> list[PhotographAnswers]:
+    """Every photograph with each of its captions. One photograph's captions share a seed: only the words differ."""
+    asked = [(photo, requests_for(photo.id, spec.config.photo_captions)) for photo in photographs]
+    rows = [photo for photo, requests in asked for _ in requests]
+    if not rows:
+        return []
+    captions = [request.caption for _, requests in asked for request in requests]
+    seeds = [compare.seed_of(spec.seed, photo.id) for photo in rows]
+    generated = compare.generate(engine, way, rows, captions, seeds, spec.config.batch_size, counter)
+    answers = []
+    for index, (photo, requests) in enumerate(asked):
+        mine = generated[index * len(requests) : (index + 1) * len(requests)]
+        products = np.repeat(photo.product[None], len(mine), axis=0)
+        composites = composite(np.repeat(photo.image[None], len(mine), axis=0), mine, products)
+        answers.append(
+            PhotographAnswers(
+                photo, requests, composites, score_photograph(photo.image, photo.product, mine, composites, requests)
+            )
+        )
+    return answers
+
+
+def _identity(
+    samples: list[Sample], made: Mapping[str, np.ndarray], answers: Sequence[PhotographAnswers]
+) -> float | None:
+    """Share of all composites whose product is the input's, catalogue and photographs together."""
+    shares = [(compare.identity_share(samples, made[compare.ENGINE]), len(samples))] if samples else []
+    shares += [(float(answer.score.identical), 1) for answer in answers]
+    total = sum(count for _, count in shares)
+    return sum(share * count for share, count in shares) / total if total else None
+
+
+def _flat(*groups: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for group in groups for name, value in group.items() if np.isfinite(value)}

@@ -1,0 +1,50 @@
+"""The specs of the deploy room's jobs. Importable without torch."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from infra.jobs.spec import JobSpec
+from training.presets.sections import EvaluateSection, ExportSection
+
+#: Names of the checks that the verbs report, in the order shown.
+EXPORT_CHECKS = ("engine_parity",)
+CHECKS = (
+    "wall_colour",
+    "floor_colour",
+    "floor_line",
+    "shadow_side",
+    "beats_baselines",
+    "student_within_margin",
+    "product_identity",
+    "photographs",
+    "engine_parity",
+)
+
+
+class ExportSpec(JobSpec):
+    """Turn the student into an engine. Result data: {"engine": bundle id, "backend", "parity", "latency_ms"}."""
+
+    autoencoder: str
+    student: str
+    text_encoder: str | None = None
+    image_size: int
+    config: ExportSection
+    seed: int = 0
+    probe: str = Field(description="dataset version whose held-out pictures feed the parity check")
+
+
+class EvaluateSpec(JobSpec):
+    """Measure an engine. Result data: {"metrics": {...}, "passed": bool}; file "report": the HTML page."""
+
+    dataset: str
+    engine: str
+    teacher: str
+    autoencoder: str
+    text_encoder: str | None = None
+    image_size: int
+    config: EvaluateSection
+    seed: int = 0
+    preset: str = ""
+    delivery_results: dict[str, str] = Field(default={}, description="delivery → key of its filter job's result.json")
+    stage_results: dict[str, str] = Field(default={}, description="asset key → key of its job's result.json")

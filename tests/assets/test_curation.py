@@ -1,0 +1,247 @@
+"""The verbs `ingest` and `filter` on small deliveries: what is kept, what is said of the rest, and twice the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from assets.curation import filter as filter_verb
+from assets.curation import ingest
+from assets.curation.specs import CurationSection, FilterSpec, IngestSpec
+from assets.curation.suite import CHECKS, validate
+from assets.sample_catalogue.renderer import render
+from infra.catalog import Catalog
+from infra.errors import BackdropError
+from infra.images import decode, encode_jpeg, encode_png
+from infra.jobs.program import JobContext
+from infra.jobs.spec import JobResult
+from infra.object_store import DirectoryStore, ObjectStore
+from infra.shards import Slice, read_slices
+
+pytestmark = pytest.mark.integration
+
+SAMPLE = "sample://tiny?count=150&holdout=10&size=32&seed=4&dirt=0.2"
+
+
+class Bench:
+    """A catalog, a store and the two verbs, run in this process."""
+
+    def __init__(self, url: str, store: ObjectStore, folder: Path) -> None:
+        self.catalog = Catalog(url)
+        self.store = store
+        self.folder = folder
+
+    def ingest(self, delivery: str, uri: str) -> JobResult:
+        kind = "sample" if uri.startswith("sample:") else "folder"
+        self.catalog.add_delivery(delivery, uri, kind)
+        spec = IngestSpec(store=self.store.uri, output=f"out/{delivery}/ingest", delivery=delivery, uri=uri)
+        return ingest.run(spec, JobContext(spec, self.store, spec.output, self.folder))
+
+    def filter(self, delivery: str, image_size: int = 32, **config: Any) -> JobResult:
+        spec = FilterSpec(
+            store=self.store.uri,
+            output=f"out/{delivery}/filter",
+            delivery=delivery,
+            image_size=image_size,
+            config=CurationSection(**config),
+        )
+        return filter_verb.run(spec, JobContext(spec, self.store, spec.output, self.folder))
+
+    def rows(self, result: JobResult) -> list[dict[str, Any]]:
+        pieces = [Slice(**piece) for piece in result.data["slices"]]
+        return list(read_slices(self.store, pieces, self.folder / "cache"))
+
+
+@pytest.fixture
+def bench(catalog_url: str, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setenv("BACKDROP_CATALOG_URL", catalog_url)
+    (tmp_path / "job").mkdir()
+    return Bench(catalog_url, store, tmp_path / "job")
+
+
+def test_a_rendered_delivery_from_its_uri_to_its_shards(bench: Bench) -> None:
+    took = bench.ingest("sample", SAMPLE)
+    assert took.data["files"] == 150 + 30 + 10
+    assert took.data["exact_duplicates"] > 0
+    result = bench.filter("sample", slice_size=64)
+
+    truth = result.data["truth"]
+    assert truth["clean"] == {"files": 160, "dropped": 0, "by": {}}
+    for kind in ("corrupt", "truncated", "duplicate", "too small", "not an image"):
+        assert truth["kinds"][kind]["dropped"] == truth["kinds"][kind]["planted"] > 0, kind
+    assert truth["kinds"]["near duplicate"]["dropped"] >= truth["kinds"]["near duplicate"]["planted"] - 1
+
+    pieces = result.data["slices"]
+    assert [piece["split"] for piece in pieces] == ["train"] * (len(pieces) - 1) + ["holdout"]
+    assert [piece["samples"] for piece in pieces][:2] == [64, 64]
+    assert pieces[-1]["samples"] == 10
+    rows = bench.rows(result)
+    assert len({row["id"] for row in rows}) == len(rows) == result.data["images"]
+    for row in rows[:5]:
+        assert decode(row["image"]).shape == (row["height"], row["width"], 3) == (32, 32, 3)
+        assert row["mask"]
+        assert row["captions"]
+        assert row["attributes"]["wall"]
+
+    funnel = result.data["funnel"]
+    assert (funnel[0]["seen"], funnel[-1]["left"]) == (190, len(rows))
+    assert all(step["seen"] - step["dropped"] == step["left"] for step in funnel)
+    assert [check.name for check in result.checks] == list(CHECKS)
+    assert all(check.passed for check in result.checks)
+    for key in result.pictures.values():
+        assert decode(bench.store.get(key)).ndim == 3
+    assert json.loads(bench.store.get(result.files["truth"])) == truth
+
+    counts = bench.catalog.verdict_counts("sample")
+    assert counts["decode"]["drop"] == funnel[2]["dropped"]
+    assert {piece.id for piece in bench.catalog.slices(delivery="sample")} == {piece["id"] for piece in pieces}
+    assert len(bench.catalog.members(pieces[0]["id"])) == 64
+
+
+def test_twice_is_the_same(bench: Bench, tmp_path: Path) -> None:
+    first_ingest, first = bench.ingest("sample", SAMPLE), bench.filter("sample")
+    assert isinstance(bench.store, DirectoryStore)
+    before = {key: bench.store.get(key) for key in bench.store.list("filtered/")}
+    second_ingest, second = bench.ingest("sample", SAMPLE), bench.filter("sample")
+    assert second_ingest.data == first_ingest.data
+    assert second.data == first.data
+    assert {key: bench.store.get(key) for key in bench.store.list("filtered/")} == before
+    other = Bench(bench.catalog.url, DirectoryStore(tmp_path / "other"), bench.folder)
+    other.ingest("sample", SAMPLE)
+    assert other.filter("sample").data["slices"] == first.data["slices"]
+
+
+def test_a_bucket_holds_the_same(bench: Bench, s3_store: ObjectStore, tmp_path: Path) -> None:
+    uri = "sample://tiny?count=20&holdout=2&size=32&seed=4&dirt=0"
+    results = []
+    for number, store in enumerate((bench.store, s3_store)):
+        folder = tmp_path / f"job-{number}"
+        folder.mkdir()
+        on = Bench(bench.catalog.url, store, folder)
+        on.ingest("bucket", uri)
+        results.append(on.filter("bucket").data["slices"])
+        assert len(on.rows(JobResult(data={"slices": results[-1]}))) == 22
+    assert results[0] == results[1]
+
+
+def photograph(index: int, size: int = 160) -> np.ndarray:
+    return render(11, index, size).image
+
+
+def deliver(folder: Path, pictures: dict[str, bytes]) -> Path:
+    folder.mkdir()
+    for name, data in pictures.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_a_folder_of_photographs_gets_masks_or_is_listed(bench: Bench, tmp_path: Path) -> None:
+    flat = cv2.resize(np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8), (160, 160))
+    mask = encode_png((render(11, 1, 160).product_mask * 255).astype(np.uint8))
+    folder = deliver(
+        tmp_path / "photos",
+        {
+            **{f"p{k}.jpg": encode_jpeg(photograph(k)) for k in range(6)},
+            "p1.mask.png": mask,
+            "noise.jpg": encode_jpeg(flat),
+            "cut.jpg": encode_jpeg(photograph(9))[:2000],
+            "large.jpg": encode_jpeg(photograph(7, 400)),
+            "captions.jsonl": b'{"path": "p0.jpg", "caption": "a thing"}\n{"path": "gone.jpg", "caption": "x"}\n',
+        },
+    )
+    took = bench.ingest("photos", str(folder))
+    assert (took.data["images"], took.data["missing"], took.data["without_caption"]) == (9, 1, 8)
+    result = bench.filter("photos", 64, max_side=256)
+    rows = {row["source"].rsplit("/", 1)[-1]: row for row in bench.rows(result)}
+    assert "cut.jpg" not in rows
+    assert rows["p1.jpg"]["mask"] == mask
+    assert (rows["large.jpg"]["width"], decode(rows["large.jpg"]["image"]).shape) == (256, (256, 256, 3))
+    assert rows["p0.jpg"]["image"] == (folder / "p0.jpg").read_bytes()
+    assert rows["p0.jpg"]["captions"] == ["a thing"]
+    assert result.data["truth"] == {}
+    unsure = {entry["uri"].rsplit("/", 1)[-1] for entry in result.data["unsure_masks"]}
+    assert "noise.jpg" in unsure
+    assert unsure == {name for name, row in rows.items() if not row["mask"]}
+    assert bench.catalog.verdict_counts("photos")["mask"]["unsure"] == len(unsure)
+    failed = {check.name for check in result.checks if not check.passed}
+    assert {"captions_are_present", "licences_are_stated"} <= failed
+    assert all(check.severity == "warn" for check in result.checks if not check.passed)
+
+
+def test_a_later_delivery_is_held_against_what_was_kept(bench: Bench, tmp_path: Path) -> None:
+    first = deliver(tmp_path / "first", {f"a{k}.jpg": encode_jpeg(photograph(k)) for k in range(4)})
+    second = deliver(
+        tmp_path / "second",
+        {
+            "same.jpg": encode_jpeg(photograph(0)),
+            "near.jpg": encode_jpeg(photograph(1), 60),
+            "new.jpg": encode_jpeg(photograph(8)),
+        },
+    )
+    for name, folder in (("first", first), ("second", second)):
+        bench.ingest(name, str(folder))
+        result = bench.filter(name, 64)
+    assert [row["source"].rsplit("/", 1)[-1] for row in bench.rows(result)] == ["new.jpg"]
+    dropped = {step["filter"]: step["dropped"] for step in result.data["funnel"]}
+    assert (dropped["exact duplicate"], dropped["near duplicate"]) == (1, 1)
+    # The earlier delivery does not lose to the later one when it is filtered again.
+    assert bench.filter("first", 64).data["images"] == 4
+
+
+def test_a_delivery_with_nothing_good_says_so(bench: Bench, tmp_path: Path) -> None:
+    folder = deliver(tmp_path / "bad", {"a.jpg": b"<html>", "b.jpg": b""})
+    bench.ingest("bad", str(folder))
+    result = bench.filter("bad", 64)
+    assert result.data["images"] == 0
+    checks = {check.name: check for check in result.checks}
+    assert not checks["something_is_kept"].passed
+    assert checks["something_is_kept"].severity == "error"
+
+
+def test_filtering_what_was_never_ingested_is_refused(bench: Bench) -> None:
+    with pytest.raises(BackdropError, match="raw_images"):
+        bench.filter("nobody")
+
+
+def test_no_catalog_is_one_clear_message(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BACKDROP_CATALOG_URL", raising=False)
+    with pytest.raises(BackdropError, match="BACKDROP_CATALOG_URL"):
+        ingest.open_catalog()
+
+
+def test_the_suite_finds_what_is_wrong() -> None:
+    row = {
+        "id": "a" * 64,
+        "format": "jpeg",
+        "split": "train",
+        "short_side": 64,
+        "aspect": 1.0,
+        "captions": 1,
+        "caption_length": 20,
+        "licence": "CC0-1.0",
+        "mask": True,
+        "decoded": True,
+        "kept": True,
+    }
+    fine = validate([row], min_size=64, max_aspect=4)
+    assert [(check.name, check.passed) for check in fine] == [(name, True) for name in CHECKS]
+    bad = [{**row, "short_side": 10}, row, {**row, "id": "no hash", "aspect": 9.0, "format": "exe"}]
+    failed = {check.name for check in validate(bad, min_size=64, max_aspect=4) if not check.passed}
+    assert failed == {
+        "ids_are_unique",
+        "ids_are_hashes",
+        "formats_are_known",
+        "sizes_are_in_range",
+        "aspect_ratios_are_in_range",
+    }
+
+
+def test_an_unknown_key_of_the_section_is_refused() -> None:
+    with pytest.raises(ValidationError, match="min_sise"):
+        CurationSection.model_validate({"min_sise": 3})

@@ -1,0 +1,115 @@
+"""A small world for the deploy room: random models, a dataset version of drawn pictures, one exported engine."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from infra.images import encode_jpeg, encode_png
+from infra.jobs.program import JobContext
+from infra.jobs.spec import JobResult, JobSpec
+from infra.object_store import ObjectStore, open_store
+from infra.shards import FILTERED_COLUMNS, make_version, write_slice
+
+SIZE = 32
+
+
+@dataclass(frozen=True)
+class World:
+    """Bundle ids and the dataset version in `store`; `engine` is what the verb `export` made of them."""
+
+    store: ObjectStore
+    folder: Path
+    dataset: str
+    autoencoder: str
+    student: str
+    teacher: str
+    exported: JobResult
+
+    @property
+    def engine(self) -> str:
+        return str(self.exported.data["engine"])
+
+    def job(self, spec: JobSpec) -> JobContext[Any]:
+        folder = self.folder / "jobs" / spec.output.replace("/", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        return JobContext(spec, self.store, spec.output, folder)
+
+
+def _row(index: int, catalogue: bool, holdout: bool) -> dict[str, Any]:
+    """A grey box on a red wall and a blue floor; `catalogue` rows carry the attributes of the sample catalogue."""
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    image[:16], image[16:] = (192, 38, 42), (42, 82, 184)
+    product = np.zeros((SIZE, SIZE), bool)
+    product[12:24, 12 : 20 + index % 3] = True
+    image[product] = 120
+    regions = np.where(product, 0, np.where(np.arange(SIZE)[:, None] < 16, 1, 2)).astype(np.uint8)
+    regions[20:24, 23:27] = 3
+    image[regions == 3] //= 2
+    attributes: dict[str, Any] = {}
+    if catalogue:
+        attributes = {
+            "catalogue": {"seed": 0, "index": index, "size": SIZE},
+            "object": "box", "wall": "red", "floor": "blue", "seamless": False,
+            "floor_line": 0.5, "shadow_side": "right", "light": "front left",
+        }  # fmt: skip
+    if holdout:
+        attributes["regions"] = base64.b64encode(encode_png(regions)).decode()
+    return {
+        "id": f"{index:064x}",
+        "image": encode_jpeg(image),
+        "mask": encode_png(product.astype(np.uint8) * 255),
+        "captions": [f"a box on a blue floor against a red wall, number {index}"],
+        "attributes": attributes,
+        "width": SIZE,
+        "height": SIZE,
+        "source": f"pictures/{index}.jpg",
+    }
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    from deploy.export import run
+    from deploy.specs import ExportSpec
+    from training.models.autoencoder import Autoencoder, AutoencoderConfig
+    from training.models.dit import DiT, DiTConfig, as_flow_map
+    from training.models.io import save_model
+    from training.presets.sections import ExportSection
+
+    folder = tmp_path_factory.mktemp("world")
+    store = open_store(f"file://{folder}/store")
+    slices = [
+        write_slice(store, "slices", FILTERED_COLUMNS, [_row(k, True, False) for k in range(5)], {"split": "train"}),
+        write_slice(
+            store, "slices", FILTERED_COLUMNS, [_row(k, True, True) for k in range(10, 14)], {"split": "holdout"}
+        ),
+        write_slice(
+            store, "slices", FILTERED_COLUMNS, [_row(k, False, False) for k in range(20, 23)], {"split": "train"}
+        ),
+    ]
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(AutoencoderConfig(width=16, depth=1))
+    teacher = DiT(DiTConfig(width=32, depth=1, heads=2))
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    meta = {"image_size": SIZE}
+    world = World(
+        store=store,
+        folder=folder,
+        dataset=make_version(store, slices).version,
+        autoencoder=save_model(store, "models/a", "autoencoder", autoencoder, meta),
+        student=save_model(store, "models/s", "dit", as_flow_map(teacher), meta),
+        teacher=save_model(store, "models/t", "dit", teacher, meta),
+        exported=JobResult(),
+    )
+    spec = ExportSpec(
+        store=store.uri, output="stages/tensorrt_engine/test", autoencoder=world.autoencoder, student=world.student,
+        image_size=SIZE, config=ExportSection(latency_runs=1, batch_sizes=(1,), steps=2), probe=world.dataset,
+    )  # fmt: skip
+    return World(**{**vars(world), "exported": run(spec, world.job(spec))})

@@ -1,0 +1,78 @@
+"""From numbers to checks: what keeps an engine from becoming champion, and what does not."""
+
+from __future__ import annotations
+
+from deploy.checks import evidence, judge
+from deploy.evaluate import passed
+from deploy.specs import CHECKS
+from training.presets.sections import EvaluateSection
+
+GOOD = {"wall_colour": 0.97, "floor_colour": 0.95, "floor_line": 0.9, "shadow_side": 0.85, "masked_l1": 0.07}
+MEANS = {
+    "engine": GOOD,
+    "teacher": GOOD | {"wall_colour": 0.985},
+    "mean colour": GOOD | {"masked_l1": 0.2},
+    "nearest caption": GOOD | {"masked_l1": 0.09},
+    "Telea": GOOD | {"masked_l1": 0.3},
+}
+PHOTOGRAPHS = {"photographs": 40.0, "answers": 160.0, "border_colour": 0.8, "different": 1.0, "identical": 1.0}
+PARITY: dict[str, float | str] = {"worst_relative_l2": 1e-6, "tolerance": 1e-4, "worst": "trunk at 1 × 64 × 64"}
+
+
+def failed(means=MEANS, identity=1.0, photographs=PHOTOGRAPHS, parity=PARITY, **section) -> set[str]:  # type: ignore[no-untyped-def]
+    checks = judge(means, identity, photographs, parity, EvaluateSection(**section))
+    assert tuple(check.name for check in checks) == CHECKS
+    return {check.name for check in checks if not check.passed}
+
+
+def test_a_good_engine_passes_everything() -> None:
+    assert failed() == set()
+
+
+def test_each_bar_is_its_own_check() -> None:
+    for name in ("wall_colour", "floor_colour", "floor_line", "shadow_side"):
+        low = {column: values | {name: 0.5} for column, values in MEANS.items()}
+        assert failed(means=low) == {name}
+
+
+def test_the_student_may_not_fall_behind_the_teacher() -> None:
+    behind = MEANS | {"teacher": GOOD | {"floor_line": 0.9201}}
+    assert failed(means=behind) == {"student_within_margin"}
+    assert failed(means=behind, student_margin=3.0) == set()
+
+
+def test_every_baseline_must_be_beaten() -> None:
+    assert failed(means=MEANS | {"nearest caption": GOOD | {"masked_l1": 0.07}}) == {"beats_baselines"}
+    assert failed(means={name: MEANS[name] for name in ("engine", "teacher")}) == {"beats_baselines"}
+
+
+def test_one_changed_product_pixel_fails_whatever_the_preset() -> None:
+    checks = judge(MEANS, 255 / 256, PHOTOGRAPHS, PARITY, EvaluateSection(enforce=False))
+    assert not passed(checks)
+
+
+def test_a_preset_that_does_not_enforce_only_warns() -> None:
+    bad = {column: dict.fromkeys(values, 0.0) for column, values in MEANS.items()}
+    checks = judge(bad, 1.0, PHOTOGRAPHS, PARITY, EvaluateSection(enforce=False))
+    assert passed(checks)
+    assert not all(check.passed for check in checks)
+
+
+def test_photographs() -> None:
+    assert failed(photographs={"photographs": 0.0}) == set()
+    assert failed(photographs=PHOTOGRAPHS | {"border_colour": 0.59}) == {"photographs"}
+    assert failed(photographs=PHOTOGRAPHS | {"different": 0.98}) == {"photographs"}
+
+
+def test_an_inexact_engine_fails() -> None:
+    assert failed(parity=PARITY | {"worst_relative_l2": 2e-4}) == {"engine_parity"}
+
+
+def test_nothing_measured_proves_nothing_and_blocks_nothing() -> None:
+    checks = judge({}, None, {"photographs": 0.0}, PARITY, EvaluateSection())
+    assert passed(checks)
+    assert sum(not check.passed for check in checks) == 7
+
+
+def test_evidence_reads_as_words() -> None:
+    assert evidence({"share": 0.97265625, "bar": 0.9, "table": [1]}) == "share 0.9727 · bar 0.9"

@@ -1,0 +1,108 @@
+"""The verb `evaluate` on the small world: checks, numbers and a page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from deploy.evaluate import run
+from deploy.history import notes_of, series_of, truth_table
+from deploy.samples import Pictures
+from deploy.specs import CHECKS, EvaluateSpec
+from infra.jobs.spec import JobResult
+from tests.deploy.conftest import SIZE, World
+from training.presets.sections import EvaluateSection
+
+
+@pytest.fixture(scope="module")
+def evaluated(world: World) -> JobResult:
+    filtered = JobResult(
+        data={
+            "funnel": [
+                {"filter": "decode", "seen": 20, "dropped": 3, "left": 17},
+                {"filter": "text", "seen": 17, "dropped": 0, "left": 17},
+            ],
+            "truth": {
+                "kinds": {"corrupt": {"planted": 3, "dropped": 3, "by": {"decode": 3}}},
+                "clean": {"files": 17, "dropped": 0, "by": {}},
+            },
+            "unsure_masks": [{"image": "ab", "uri": "file:///x/<bottle>.jpg", "confidence": 0.3, "reason": "unsure"}],
+        }
+    )
+    world.store.put("stages/filtered_shards/sample/abc/result.json", filtered.model_dump_json().encode())
+    world.store.put("stages/pretrained_dit/abcdef/curve.json", b'[{"step": 1, "loss": 2.0}, {"step": 9, "loss": 0.5}]')
+    trained = JobResult(
+        metadata={"steps": 9, "images_per_second": 12.0},
+        files={"curve": "stages/pretrained_dit/abcdef/curve.json"},
+        data={"model": world.teacher},
+    )
+    world.store.put("stages/pretrained_dit/abcdef/result.json", trained.model_dump_json().encode())
+    spec = EvaluateSpec(
+        store=world.store.uri,
+        output="stages/evaluation_report/test",
+        dataset=world.dataset,
+        engine=world.engine,
+        teacher=world.teacher,
+        autoencoder=world.autoencoder,
+        image_size=SIZE,
+        config=EvaluateSection(batch_size=3, teacher_steps=2, student_steps=2, photos=8, enforce=False),
+        preset="tiny",
+        delivery_results={"sample-tiny": "stages/filtered_shards/sample/abc/result.json"},
+        stage_results={
+            "pretrained_dit": "stages/pretrained_dit/abcdef/result.json",
+            "distilled_model": "stages/distilled_model/gone/result.json",
+        },
+    )
+    return run(spec, world.job(spec))
+
+
+def test_every_check_is_reported_and_the_product_survives(evaluated: JobResult) -> None:
+    checks = {check.name: check for check in evaluated.checks}
+    assert tuple(checks) == CHECKS
+    assert checks["product_identity"].passed
+    assert checks["engine_parity"].passed
+    assert evaluated.data["passed"]
+
+
+def test_numbers_of_every_column(evaluated: JobResult) -> None:
+    means = evaluated.data["metrics"]["means"]
+    assert set(means) == {"engine", "teacher", "mean colour", "nearest caption", "Telea"}
+    assert means["nearest caption"]["wall_colour"] == 1.0  # the training pictures have the same wall
+    assert evaluated.data["metrics"]["photographs"]["photographs"] == 3
+    assert evaluated.data["metrics"]["photographs"]["answers"] == 12
+    assert evaluated.data["metrics"]["forwards"] == {"engine": 2, "teacher": 4}
+
+
+def test_the_page_needs_nothing_beside_it(world: World, evaluated: JobResult) -> None:
+    page = world.store.get(evaluated.files["report"]).decode()
+    assert "ONNX Runtime" in page
+    assert "TensorRT" not in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert "<script" not in page
+    assert page.count("data:image/png") >= 4 * 4 + 3 * 5
+    assert "&lt;bottle&gt;.jpg" in page
+    assert "corrupt" in page
+    assert "<polyline" in page
+    assert world.teacher in page
+
+
+def test_samples_of_each_kind(world: World) -> None:
+    pictures = Pictures(world.store, world.dataset, SIZE, world.folder / "cache")
+    assert [sample.from_catalogue for sample in pictures.holdout(3)] == [True] * 3
+    photographs = pictures.photographs(8)
+    assert len(photographs) == 3
+    assert not any(sample.from_catalogue for sample in photographs)
+    assert [sample.id for sample in pictures.photographs(2)] == [sample.id for sample in photographs[:2]]
+    assert len(list(pictures.training())) == 5
+
+
+def test_history_reads_what_the_jobs_write() -> None:
+    rows = [{"step": 1, "loss": 2.0, "learning_rate": 0.1}, {"step": 2, "loss": 1.0, "split": 0.5}]
+    assert series_of(rows) == {"loss": [(1.0, 2.0), (2.0, 1.0)], "split": [(2.0, 0.5)]}
+    assert notes_of({"steps": 9, "trained_parameters": 4, "random_masks_seconds": 1.5}) == [
+        ("steps", "9"),
+        ("random masks seconds", "1.5"),
+    ]
+    table = truth_table({"kinds": {}, "clean": {"files": 4, "dropped": 1, "by": {"text": 1}}})
+    assert table[1] == ["clean", "4", "1", "25.0 %", "text 1"]

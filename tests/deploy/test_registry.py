@@ -1,0 +1,81 @@
+"""The registry on a real MLflow store: idempotent registration, aliases, and downloads through `backdrop://`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deploy.registry import REGISTERED_NAMES, Registry, bundle_of, source_of
+from infra.bundles import open_bundle, write_bundle
+from infra.errors import BackdropError
+from infra.object_store import open_store
+
+NAME = REGISTERED_NAMES["tensorrt_engine"]
+
+
+def test_sources_round_trip() -> None:
+    bundle = "0f" * 32
+    assert bundle_of(source_of(bundle)) == bundle
+    for bad in ("backdrop://short", "file:///tmp/x", "backdrop:" + bundle, source_of("zz" * 32)):
+        with pytest.raises(BackdropError, match="names no bundle"):
+            bundle_of(bad)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    return Registry(f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/registry.db")
+
+
+def test_the_same_bundle_is_one_version(registry: Registry) -> None:
+    first = registry.register(NAME, "1a" * 32, tags={"backdrop.asset": "tensorrt_engine"}, description="an engine")
+    again = registry.register(NAME, "1a" * 32)
+    other = registry.register(NAME, "2b" * 32)
+    assert first == again != other
+    assert registry.get_alias(NAME, "champion") is None
+
+
+def test_promotion_moves_the_champion_only_with_its_checks(registry: Registry) -> None:
+    first, second = registry.register(NAME, "1a" * 32), registry.register(NAME, "2b" * 32)
+    assert registry.promote(NAME, "1a" * 32, checks_passed=True).champion == first
+    outcome = registry.promote(NAME, "2b" * 32, checks_passed=False)
+    assert (outcome.version, outcome.champion) == (second, first)
+    challenger = registry.get_alias(NAME, "challenger")
+    assert challenger is not None
+    assert challenger.bundle == "2b" * 32
+    with pytest.raises(BackdropError, match="No version"):
+        registry.promote(NAME, "3c" * 32, checks_passed=True)
+
+
+def test_an_unknown_name_names_the_nearest(registry: Registry) -> None:
+    with pytest.raises(BackdropError, match="Did you mean 'backdrop-engine'"):
+        registry.register("backdrop-engin", "1a" * 32)
+
+
+def test_an_alias_downloads_the_verified_bundle(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+    from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
+
+    from deploy.artifact_repository import BackdropArtifactRepository
+
+    store = open_store(f"file://{tmp_path}/store")
+    bundle = write_bundle(store, "engines", "engine", {"trunk.onnx": b"graph", "decoder.onnx": b"other"}, {})
+    monkeypatch.setenv("BACKDROP_STORE", store.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
+    # What MLflow does itself with the entry point of an installed Backdrop.
+    monkeypatch.setitem(_artifact_repository_registry._registry, "backdrop", BackdropArtifactRepository)
+    registry.register(NAME, bundle)
+    registry.promote(NAME, bundle, checks_passed=True)
+
+    uri = f"models:/{NAME}@champion"
+    folder = Path(mlflow.artifacts.download_artifacts(uri))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "trunk.onnx": b"graph",
+        "decoder.onnx": b"other",
+    }
+
+    store.put(open_bundle(store, bundle).files["trunk.onnx"].key, b"graft")
+    with pytest.raises(mlflow.exceptions.MlflowException, match="not what was written"):
+        mlflow.artifacts.download_artifacts(uri)
