@@ -26,7 +26,7 @@ from infra.shards import Slice, read_slices
 
 pytestmark = pytest.mark.integration
 
-SAMPLE = "sample://tiny?count=150&holdout=10&size=32&seed=4&dirt=0.2"
+SAMPLE = "sample://tiny?count=150&holdout=10&size=64&seed=4&dirt=0.2"
 
 
 class Bench:
@@ -43,7 +43,7 @@ class Bench:
         spec = IngestSpec(store=self.store.uri, output=f"out/{delivery}/ingest", delivery=delivery, uri=uri)
         return ingest.run(spec, JobContext(spec, self.store, spec.output, self.folder))
 
-    def filter(self, delivery: str, image_size: int = 32, **config: Any) -> JobResult:
+    def filter(self, delivery: str, image_size: int = 64, **config: Any) -> JobResult:
         spec = FilterSpec(
             store=self.store.uri,
             output=f"out/{delivery}/filter",
@@ -84,7 +84,7 @@ def test_a_rendered_delivery_from_its_uri_to_its_shards(bench: Bench) -> None:
     rows = bench.rows(result)
     assert len({row["id"] for row in rows}) == len(rows) == result.data["images"]
     for row in rows[:5]:
-        assert decode(row["image"]).shape == (row["height"], row["width"], 3) == (32, 32, 3)
+        assert decode(row["image"]).shape == (row["height"], row["width"], 3) == (64, 64, 3)
         assert row["mask"]
         assert row["captions"]
         assert row["attributes"]["wall"]
@@ -125,7 +125,7 @@ def test_a_bucket_holds_the_same(bench: Bench, s3_store: ObjectStore, tmp_path: 
         folder.mkdir()
         on = Bench(bench.catalog.url, store, folder)
         on.ingest("bucket", uri)
-        results.append(on.filter("bucket").data["slices"])
+        results.append(on.filter("bucket", 32).data["slices"])
         assert len(on.rows(JobResult(data={"slices": results[-1]}))) == 22
     assert results[0] == results[1]
 

@@ -39,9 +39,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 def digest(folder: Path) -> str:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return hashlib.sha256(
-        b"".join(str(p.relative_to(folder)).encode() + p.read_bytes() for p in files)
-    ).hexdigest()
+    return hashlib.sha256(b"".join(str(p.relative_to(folder)).encode() + p.read_bytes() for p in files)).hexdigest()
 
 
 def test_colours_are_as_captioned_and_shadows_can_be_seen() -> None:
@@ -178,11 +176,7 @@ def test_clean_pictures_are_not_near_duplicates(delivery: Path) -> None:
     np.fill_diagonal(distance, np.inf)
     copies = [r for r in rows if r["attributes"].get("planted") == "near duplicate"]
     copied = max(
-        float(
-            np.sqrt(
-                ((thumbnail(delivery / r["path"]) - thumbnail(delivery / r["attributes"]["of"])) ** 2).mean()
-            )
-        )
+        float(np.sqrt(((thumbnail(delivery / r["path"]) - thumbnail(delivery / r["attributes"]["of"])) ** 2).mean()))
         for r in copies
     )
     assert distance.min() > copied

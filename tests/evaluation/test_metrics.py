@@ -78,9 +78,7 @@ def test_probes_stand_noise(batch: dict[str, Any]) -> None:
 def test_probes_at_other_sizes(size: int) -> None:
     scenes = [render(1, HOLDOUT_START + k, size) for k in range(60)]
     images = np.stack([s.image for s in scenes])
-    products, regions = (
-        np.stack(a) for a in zip(*((s.product_mask, s.regions()) for s in scenes), strict=True)
-    )
+    products, regions = (np.stack(a) for a in zip(*((s.product_mask, s.regions()) for s in scenes), strict=True))
     means = score(images, images, products, regions, [s.attributes for s in scenes])["means"]
     assert min(means[m] for m in METRICS[:4]) >= 0.95
 

@@ -1,0 +1,98 @@
+"""The transformer: shapes, conditions, and the student that starts as its teacher."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.models.dit import DiT, DiTConfig, as_flow_map, patchify, unpatchify
+
+CONFIG = DiTConfig(latent_channels=4, width=32, depth=2, heads=2, text_width=16)
+
+
+def awake(config: DiTConfig = CONFIG) -> DiT:
+    """A model whose silent layers were given weights, so that every path matters."""
+    torch.manual_seed(0)
+    model = DiT(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def inputs(batch: int = 3, height: int = 4, width: int = 6, length: int = 5) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    latent = (batch, 4, height, width)
+    return {
+        "z": torch.randn(latent, generator=generator),
+        "t": torch.rand(batch, generator=generator),
+        "masked": torch.randn(latent, generator=generator),
+        "mask": torch.ones(batch, 1, height, width),
+        "text": torch.randn(batch, length, 16, generator=generator),
+        "text_length": torch.tensor([5, 3, 0][:batch]),
+    }
+
+
+def test_a_new_model_predicts_zero() -> None:
+    assert not DiT(CONFIG)(**inputs()).any()
+
+
+@pytest.mark.parametrize("size", [(2, 2), (4, 6), (8, 2)])
+def test_any_even_size_runs(size: tuple[int, int]) -> None:
+    given = inputs(height=size[0], width=size[1])
+    assert awake()(**given).shape == given["z"].shape
+
+
+def test_a_batch_of_one_equals_its_row() -> None:
+    model, given = awake(), inputs()
+    together = model(**given)
+    for row in range(3):
+        alone = model(**{name: value[row : row + 1] for name, value in given.items()})
+        torch.testing.assert_close(alone, together[row : row + 1], atol=1e-5, rtol=1e-5)
+
+
+def test_text_beyond_its_length_is_not_seen() -> None:
+    model, given = awake(), inputs()
+    before = model(**given)
+    given["text"][1, 3:] = 99.0
+    assert torch.equal(model(**given)[1], before[1])
+    given["text"][1, 2] = 99.0
+    assert not torch.equal(model(**given)[1], before[1])
+
+
+def test_length_0_is_the_null_text_whatever_the_text() -> None:
+    model, given = awake(), inputs()
+    before = model(**given)
+    given["text"][2] = 99.0
+    assert torch.equal(model(**given)[2], before[2])
+
+
+@pytest.mark.parametrize("name", ["t", "masked", "mask", "z"])
+def test_every_condition_matters(name: str) -> None:
+    model, given = awake(), inputs()
+    before = model(**given)
+    given[name] = given[name] * 0.5
+    assert not torch.allclose(model(**given), before)
+
+
+def test_a_student_starts_as_its_teacher_bit_for_bit() -> None:
+    teacher, given = awake(), inputs()
+    student = as_flow_map(teacher).eval()
+    step, guidance = torch.tensor([0.0, 0.25, 0.5]), torch.tensor([1.0, 2.0, 4.0])
+    assert torch.equal(student(**given, step=step, guidance=guidance), teacher(**given))
+
+
+def test_a_student_asks_for_step_and_guidance() -> None:
+    with pytest.raises(ValueError, match="step and guidance"):
+        as_flow_map(awake())(**inputs())
+
+
+def test_patches_are_put_back_where_they_were() -> None:
+    x = torch.randn(2, 3, 4, 6)
+    assert torch.equal(unpatchify(patchify(x, 2), 4, 6, 2), x)
+
+
+@pytest.mark.parametrize(("wrong", "named"), [({"width": 30, "heads": 4}, "30"), ({"width": 6, "heads": 2}, "6")])
+def test_impossible_shapes_are_refused_with_their_numbers(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        DiTConfig(**wrong)

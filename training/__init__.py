@@ -1,0 +1,1 @@
+"""Models, flow-matching maths, data loading and recipes: what a training job runs."""

@@ -1,0 +1,1 @@
+"""Composer callbacks: metrics, checkpoints, samples and stops."""

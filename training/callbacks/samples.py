@@ -1,0 +1,22 @@
+"""Draws the stage's sample grid while it trains, with the averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from infra.jobs.program import JobContext
+from training._compat.composer import Callback, Logger, State
+from training.ema import Ema
+
+
+class Samples(Callback):
+    def __init__(
+        self, job: JobContext[Any], stage: str, ema: Ema[Any], draw: Callable[[Any], bytes], every: int
+    ) -> None:
+        self.job, self.stage, self.ema, self.draw, self.every = job, stage, ema, draw, every
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        step = int(state.timestamp.batch)
+        if step % self.every == 0:
+            self.job.picture(f"{self.stage}-samples", self.draw(self.ema.module), step)

@@ -1,0 +1,31 @@
+"""Exponential moving average of a model's weights: what is evaluated, exported and distilled from."""
+
+from __future__ import annotations
+
+import copy
+from typing import Generic, TypeVar
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Ema(Generic[M]):
+    """`module` is a frozen copy whose weights follow `model` by `decay` per step; decay 0 keeps them equal."""
+
+    def __init__(self, model: M, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.model = model
+        self.module: M = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One step towards the model; the first steps weigh more, so that the start is forgotten."""
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 9))
+        averaged: list[torch.Tensor] = list(self.module.parameters())
+        torch._foreach_lerp_(averaged, [p.detach() for p in self.model.parameters()], 1 - decay)
+        for target, source in zip(self.module.buffers(), self.model.buffers(), strict=True):
+            target.copy_(source)

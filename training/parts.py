@@ -1,0 +1,58 @@
+"""The parts of an engine as PyTorch modules: what training draws samples with and evaluation compares engines to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from training.models.autoencoder import Autoencoder
+from training.models.dit import DiT
+from training.precision import autocast
+
+Embed = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
+
+
+class TorchParts:
+    """`training.editing.Parts` over an autoencoder, a transformer and any caption embedder."""
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        transformer: DiT,
+        embed: Embed,
+        image_size: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.autoencoder = autoencoder.eval()
+        self.transformer = transformer
+        self.embed = embed
+        self.image_size = image_size
+        self.factor = autoencoder.config.factor
+        self.dtype = dtype
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode(), autocast(self.dtype):
+            return self.autoencoder.encode(torch.from_numpy(images)).float().numpy()
+
+    def velocity(
+        self,
+        z: np.ndarray,
+        t: np.ndarray,
+        masked: np.ndarray,
+        mask: np.ndarray,
+        text: np.ndarray,
+        text_length: np.ndarray,
+        step: np.ndarray | None = None,
+        guidance: np.ndarray | None = None,
+    ) -> np.ndarray:
+        tensors = [torch.from_numpy(part) for part in (z, t, masked, mask, text)]
+        lengths = torch.from_numpy(text_length.astype(np.int64))
+        extra = [torch.from_numpy(part) for part in (step, guidance) if part is not None]
+        with torch.inference_mode(), autocast(self.dtype):
+            return self.transformer(*tensors, lengths, *extra).float().numpy()
+
+    def decode(self, latent: np.ndarray) -> np.ndarray:
+        with torch.inference_mode(), autocast(self.dtype):
+            return self.autoencoder.decode(torch.from_numpy(latent)).float().numpy()
