@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
 import socket
+import threading
 from pathlib import Path
 
 
@@ -45,3 +48,15 @@ def last_line(text: str) -> str:
     """The last line of a text that is not blank."""
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip() if lines else ""
+
+
+def end_with_parent() -> None:
+    """For a worker of a process pool: end when the parent is killed, instead of waiting for work for ever."""
+    threading.Thread(target=_wait_for_parent, name="parent", daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

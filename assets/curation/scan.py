@@ -5,10 +5,7 @@ A worker holds one picture at a time. Whatever the bytes are, the answer is a `S
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import resource
-import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +19,7 @@ from infra.errors import BackdropError
 from infra.files import sha256_bytes
 from infra.images import BadImage, decode, decode_mask, encode_jpeg, encode_png, probe, shrink
 from infra.object_store import ObjectMissing, read_uri
+from infra.processes import end_with_parent
 
 DECODE, MASK = "decode", "mask"
 _VERSION = "1"
@@ -62,18 +60,10 @@ def prepare_worker() -> None:
     import cv2
 
     cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    end_with_parent()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = _MEMORY if hard == resource.RLIM_INFINITY else min(_MEMORY, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-
-
-def _end_with_parent() -> None:
-    """A pool's processes do not notice a killed parent: they would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def scan_all(tasks: list[Task], config: CurationSection, min_size: int) -> list[Scan]:

@@ -29,6 +29,7 @@ from assets.sample_catalogue.renderer import Scene, render
 from assets.sample_catalogue.scene import HOLDOUT_START
 from infra.errors import BackdropError
 from infra.images import encode_jpeg, encode_png
+from infra.processes import end_with_parent
 
 LICENCE = "CC0-1.0"
 SOURCE = "sample catalogue"
@@ -145,7 +146,9 @@ def _write_chunks(folder: Path, order: Order, items: list[Item], workers: int) -
         yield from map(work, chunks)
         return
     # spawn: the caller may hold threads and database connections that must not be forked.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
+    ) as pool:
         yield from pool.map(work, chunks)
 
 

@@ -179,6 +179,15 @@ def test_a_stopped_run_saves_and_goes_on_where_it_stopped(line: Line) -> None:
     curve = json.loads(line.store.get(result.files["curve"]))
     assert curve[-1]["step"] == PRESET.pretrain.steps
     assert curve[0]["step"] < 5  # what was drawn before the stop is still there
+    assert not (line.folder / "jobs" / "stopped" / "checkpoints").exists()
+
+
+def test_another_spec_does_not_resume_a_checkpoint(line: Line) -> None:
+    from training.recipes import pretrain
+
+    spec = stopped(line, "other", at=3)
+    other = spec.model_copy(update={"seed": 1})
+    assert pretrain.run(other, line.job(other, "other")).metadata["resumed_at_step"] == 0
 
 
 def test_a_damaged_checkpoint_is_passed_over(line: Line, caplog: pytest.LogCaptureFixture) -> None:
@@ -186,7 +195,7 @@ def test_a_damaged_checkpoint_is_passed_over(line: Line, caplog: pytest.LogCaptu
     from training.recipes import pretrain
 
     spec = stopped(line, "damaged", at=3)
-    folder = line.folder / "jobs" / "damaged" / "pretrain"
+    (folder,) = (line.folder / "jobs" / "damaged" / "checkpoints").iterdir()
     path = newest(folder)
     assert path is not None
     data = path.read_bytes()

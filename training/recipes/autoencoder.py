@@ -19,7 +19,7 @@ from training.ema import Ema
 from training.models.autoencoder import Autoencoder, AutoencoderConfig, reconstruction_loss
 from training.models.io import save_model
 from training.presets.sections import AutoencoderSection
-from training.recipes.fit import fit
+from training.recipes.fit import fit, forget_checkpoints
 from training.specs import AutoencoderSpec
 
 NORMALISED_OVER = 512  # pictures
@@ -40,23 +40,25 @@ def run(spec: AutoencoderSpec, job: JobContext[AutoencoderSpec]) -> JobResult:
     def draw(autoencoder: Autoencoder) -> bytes:
         return _grid(autoencoder, images[:SHOWN])
 
-    result = fit(job, "autoencoder", ema, loss_of(section), loader, section, spec.seed, draw)
+    fitted = fit(job, "autoencoder", ema, loss_of(section), loader, section, spec.seed, draw)
     trained = ema.module
     with torch.no_grad(), precision.autocast(precision.fast_dtype()):
         trained.normalise(torch.cat([trained.moments(part)[0].float() for part in images.split(64)]))
-    result.metadata["psnr_db"] = round(psnr(trained, images[:64]), 2)
+    fitted.metadata["psnr_db"] = round(psnr(trained, images[:64]), 2)
     model_id = save_model(
         job.store, job.output, "autoencoder", trained, {"dataset": spec.dataset, "image_size": spec.image_size}
     )
-    return JobResult(
-        metadata=result.metadata,
-        files={"curve": job.put_json("curve", result.curve)},
+    result = JobResult(
+        metadata=fitted.metadata,
+        files={"curve": job.put_json("curve", fitted.curve)},
         data={"model": model_id},
         pictures={
-            "Loss": job.put_png("loss", pictures.loss_curve(result.curve, "autoencoder", ("loss", "l1", "edges"))),
+            "Loss": job.put_png("loss", pictures.loss_curve(fitted.curve, "autoencoder", ("loss", "l1", "edges"))),
             "Samples": job.put_png("samples", draw(trained)),
         },
     )
+    forget_checkpoints(job)
+    return result
 
 
 def loss_of(section: AutoencoderSection) -> Any:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from infra.files import sha256_bytes
 from infra.jobs.program import JobContext
+from infra.sources import source_hash
 from training import precision
 from training._compat.composer import State, Trainer
 from training.callbacks.averaging import Averaging
@@ -24,6 +28,8 @@ from training.ema import Ema
 from training.presets.sections import OptimiserSection
 
 log = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"  # below the job's folder
 
 Draw = Callable[[Any], bytes]
 """draw(model) → PNG of a sample grid."""
@@ -55,7 +61,7 @@ def fit(
     begun = time.perf_counter()
     _single_process()
     reporting = Reporting(job, stage, section.steps, section.log_every, section.clip)
-    checkpoints = Checkpoints(job.folder / stage, section.save_seconds, section.steps)
+    checkpoints = Checkpoints(_folder(job, stage, loss), section.save_seconds, section.steps)
     callbacks: list[Any] = [reporting, Averaging(ema), checkpoints]
     if draw is not None and section.sample_every:
         callbacks.append(Samples(job, stage, ema, draw, section.sample_every))
@@ -86,6 +92,7 @@ def fit(
     with checkpoints.saving_on_sigterm():
         if start < section.steps:
             trainer.fit()
+            checkpoints.save(trainer.state)  # a stage that is done stays done while the recipe's next one trains
         trainer.close()
     seconds = time.perf_counter() - begun
     last = reporting.curve[-1] if reporting.curve else {}
@@ -103,6 +110,18 @@ def fit(
             "precision": precision.name(precision.fast_dtype()),
         },
     )
+
+
+def forget_checkpoints(job: JobContext[Any]) -> None:
+    """What a finished recipe does last: its model is in the store."""
+    shutil.rmtree(job.folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _folder(job: JobContext[Any], stage: str, loss: Loss) -> Path:
+    """Where a stage's checkpoints lie: another spec or another program never resumes them."""
+    program = source_hash(loss.__module__)
+    digest = sha256_bytes(job.spec.model_dump_json().encode() + program.encode())
+    return job.folder / CHECKPOINTS / f"{stage}-{digest[:12]}"
 
 
 def schedule(section: OptimiserSection) -> Callable[..., float]:

@@ -25,7 +25,7 @@ from training.models.io import load_model, save_model
 from training.parts import TorchParts
 from training.precision import autocast, fast_dtype
 from training.presets.sections import FlowSection
-from training.recipes.fit import Draw, Fit
+from training.recipes.fit import Draw, Fit, forget_checkpoints
 from training.specs import FlowSpec
 
 TEACHER_STEPS, GUIDANCE = 8, 2.0
@@ -118,7 +118,7 @@ def result_of(
         prefix = f"{name}_" if len(stages) > 1 else ""
         metadata.update({f"{prefix}{key}": value for key, value in stage.metadata.items()})
     names = [name for name in ("loss", "anchor", "split") if curve and name in curve[0]]
-    return JobResult(
+    result = JobResult(
         metadata=metadata,
         files={"curve": job.put_json("curve", curve)},
         data={"model": model_id},
@@ -127,6 +127,8 @@ def result_of(
             "Samples": job.put_png("samples", draw(model)),
         },
     )
+    forget_checkpoints(job)
+    return result
 
 
 def load_dit(store: ObjectStore, bundle_id: str) -> DiT:
