@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from infra.errors import BackdropError
@@ -64,7 +66,7 @@ def clean() -> None:
 
 
 def _show(outcome: Any) -> None:
-    table = Table(title="", show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
     for column in ("asset", "", "what came out"):
         table.add_column(column, overflow="fold")
     for name, metadata in outcome.metadata.items():
@@ -74,7 +76,7 @@ def _show(outcome: Any) -> None:
             if isinstance(value, (int, float)) and not isinstance(value, bool)
         ]
         table.add_row(
-            name,
+            escape(name),
             "[dim]reused[/dim]" if metadata.get("reused") else "[green]made[/green]",
             ", ".join(facts[:6]),
         )

@@ -1,7 +1,5 @@
 """`python -m training <recipe> --spec <uri>`: one training stage in a process of its own."""
 
-import os
-
 from infra.jobs.program import Verb, main
 
 VERBS = {
@@ -11,10 +9,6 @@ VERBS = {
     "finetune": Verb("training.specs:FinetuneSpec", "training.recipes.finetune:run", "random, then product masks"),
     "distil": Verb("training.specs:DistilSpec", "training.recipes.distil:run", "make a few-step student"),
 }
-
-# OpenMP reads it when torch is loaded. Its threads spin for each other by default: beside any other busy process on the
-# same cores a training step then takes three times as long (measured), and the other process suffers too.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if __name__ == "__main__":
     raise SystemExit(main("training", VERBS))
