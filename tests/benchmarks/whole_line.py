@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -78,6 +79,8 @@ def promises() -> Iterator[Promise]:
         yield Promise("memory of the whole line", memory.peak / 2**30, 6, "GiB", at_least=False)
         report = next((state / "store/stages/evaluation_report").rglob("result.json"))
         yield from quality(json.loads(report.read_text())["data"]["metrics"])
+        filtered = next((state / "store/stages/filtered_shards/sample-nano").rglob("result.json"))
+        yield from curation(json.loads(filtered.read_text())["data"]["truth"])
     finally:
         subprocess.run(
             [sys.executable, "-m", "orchestration.cli", "clean"], cwd=REPOSITORY, env=environment, check=False
@@ -85,7 +88,26 @@ def promises() -> Iterator[Promise]:
         shutil.rmtree(base, ignore_errors=True)
 
 
-def quality(metrics: dict[str, float]) -> Iterator[Promise]:
+def quality(metrics: dict[str, Any]) -> Iterator[Promise]:
     """The evaluation's figures against the line's bars."""
+    means = metrics["means"]
+    engine, teacher = means["engine"], means["teacher"]
     for name, bar in {"wall_colour": 0.9, "floor_colour": 0.9, "floor_line": 0.75, "shadow_side": 0.75}.items():
-        yield Promise(name.replace("_", " "), metrics[name], bar)
+        yield Promise(name.replace("_", " "), engine[name], bar)
+        yield Promise(
+            f"student below teacher, {name.replace('_', ' ')}", 100 * (teacher[name] - engine[name]), 2, "points", False
+        )
+    for baseline in ("mean colour", "nearest caption", "Telea"):
+        ratio = engine["masked_l1"] / means[baseline]["masked_l1"]
+        yield Promise(f"background error over {baseline}", ratio, 1, at_least=False)
+    yield Promise("product identity", metrics["product_identity"], 1)
+    if metrics.get("photographs"):
+        yield Promise("photographs, border colour", metrics["photographs"]["border_colour"], 0.6)
+
+
+def curation(truth: dict[str, Any]) -> Iterator[Promise]:
+    """The planted dirt: what must be dropped is, and nothing clean."""
+    for kind in ("corrupt", "truncated", "duplicate"):
+        planted = truth["kinds"][kind]
+        yield Promise(f"{kind} files dropped", planted["dropped"] / planted["planted"], 1)
+    yield Promise("clean files dropped", truth["clean"]["dropped"], 0, at_least=False)
