@@ -1,0 +1,95 @@
+"""What decides whether an asset is made again: its data version, its pin, and the commit marker of its result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets.deliveries import delivery_name, sample_delivery
+from assets.line import Line
+from assets.stage import committed, latest_metadata, output_prefix, upstream_of
+from assets.training_job import chosen_section, pinned_dataset
+from assets.versions import data_version
+from infra.errors import BackdropError
+from infra.jobs.spec import JobResult
+from training.presets import load_preset
+
+
+@pytest.fixture
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
+    monkeypatch.setenv("BACKDROP_STATE", str(tmp_path / "state"))
+    return Line()
+
+
+def report(instance: dg.DagsterInstance, asset: str, **metadata: str) -> None:
+    instance.report_runless_asset_event(dg.AssetMaterialization(asset, metadata=metadata))
+
+
+def test_the_version_follows_inputs_and_configuration() -> None:
+    def version(**changed: object) -> str:
+        return data_version("training.flow", upstream={"training_set": "a"}, config={"steps": 1, **changed})
+
+    assert version() == version()
+    assert version(steps=2) != version()
+    assert data_version("training.flow", upstream={"training_set": "b"}, config={"steps": 1}) != version()
+    assert data_version("training.masks", upstream={"training_set": "a"}, config={"steps": 1}) != version()
+
+
+def test_a_result_counts_once_its_marker_stands(line: Line) -> None:
+    prefix = output_prefix("autoencoder", "0123456789abcdef", None)
+    line.store.put(f"{prefix}/model.safetensors", b"half")
+    assert committed(line, prefix) is None
+    line.store.put(f"{prefix}/result.json", JobResult(data={"model": "m"}).model_dump_json().encode())
+    found = committed(line, prefix)
+    assert found is not None
+    assert found.data == {"model": "m"}
+
+
+def test_an_input_that_is_missing_or_gone_is_named(line: Line) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_asset_context(instance=instance)
+        with pytest.raises(BackdropError, match="autoencoder has not been materialised"):
+            upstream_of(context, line, "autoencoder")
+        report(instance, "autoencoder", data_version="v", result="stages/autoencoder/v/result.json")
+        with pytest.raises(BackdropError, match="is gone from the object store"):
+            upstream_of(context, line, "autoencoder")
+        line.store.put("stages/autoencoder/v/result.json", JobResult(data={"model": "m"}).model_dump_json().encode())
+        assert upstream_of(context, line, "autoencoder").result.data["model"] == "m"
+
+
+@pytest.mark.parametrize(
+    ("adopt", "asset", "expected"),
+    [
+        ("all", "pretrained_dit", "new"),
+        ("pinned", "pretrained_dit", "old"),
+        ("pinned", "autoencoder", "new"),  # never made before: nothing to stay with
+        ("pinned", "inpainting_finetune", "new"),  # what follows the pinned ones always adopts
+    ],
+)
+def test_who_stays_with_its_dataset_version(
+    line: Line, monkeypatch: pytest.MonkeyPatch, adopt: str, asset: str, expected: str
+) -> None:
+    monkeypatch.setenv("BACKDROP_ADOPT", adopt)
+    with dg.DagsterInstance.ephemeral() as instance:
+        for made in ("pretrained_dit", "inpainting_finetune"):
+            report(instance, made, dataset_version="old")
+        assert pinned_dataset(dg.build_asset_context(instance=instance), line, asset, "new") == expected
+        assert latest_metadata(instance, "nobody") is None
+
+
+def test_an_override_that_does_not_exist_names_the_nearest() -> None:
+    preset = load_preset("tiny")
+    assert chosen_section(preset, "pretrain", {"steps": 3}).model_dump()["steps"] == 3
+    with pytest.raises(BackdropError, match="steps"):
+        chosen_section(preset, "pretrain", {"stepps": 3})
+
+
+def test_names_of_deliveries_are_stable_and_plain() -> None:
+    assert delivery_name("s3://bucket/My Shop/Lamps/") == delivery_name("s3://bucket/My Shop/Lamps/")
+    assert delivery_name("s3://bucket/a/lamps") != delivery_name("s3://bucket/b/lamps")
+    assert delivery_name("file:///Ünïcode%20Lamps").isascii()
+    name, uri = sample_delivery(load_preset("tiny"))
+    assert name == "sample-tiny"
+    assert uri.startswith("sample://tiny?")
