@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -46,7 +46,6 @@ class Stage:
     config: Mapping[str, Any]
     memoise: bool = True
     dataset_version: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def version(self) -> str:
