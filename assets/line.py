@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from infra.catalog import Catalog
     from infra.jobs.events import Event
     from infra.jobs.local import LocalLauncher
+    from infra.jobs.warm import WarmInterpreter
     from infra.object_store import ObjectStore
     from infra.settings import Settings
     from infra.tracking import Tracking
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
 
 
 class Line:
-    """The production line as one asset sees it. `listener` hears every job event beside Dagster and MLflow."""
+    """The production line as one asset sees it. `listener` hears every job event beside Dagster and MLflow;
+    jobs are forked from `warm` where there is one."""
 
-    def __init__(self, listener: Callable[[str, Event], None] | None = None) -> None:
+    def __init__(
+        self, listener: Callable[[str, Event], None] | None = None, warm: WarmInterpreter | None = None
+    ) -> None:
         self.listener = listener
+        self._warm = warm
 
     @cached_property
     def settings(self) -> Settings:
@@ -76,4 +81,4 @@ class Line:
     def launcher(self) -> LocalLauncher:
         from infra.jobs.local import LocalLauncher
 
-        return LocalLauncher(self.settings.state, self.settings.store_uri)
+        return LocalLauncher(self.settings.state, self.settings.store_uri, warm=self._warm)

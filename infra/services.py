@@ -12,11 +12,12 @@ from infra.errors import BackdropError
 from infra.mlflow_server import ensure_mlflow, stop_mlflow, wait_for_mlflow
 from infra.settings import Settings
 
-__all__ = ["Endpoints", "ensure_services", "environment", "stop_services", "wait_for_mlflow"]
+__all__ = ["NO_TELEMETRY", "Endpoints", "ensure_services", "environment", "stop_services", "wait_for_mlflow"]
 
 _LOCAL_HOSTS = ("127.0.0.1", "localhost")
 
-_NO_TELEMETRY = {
+#: Must be set before the packages are imported.
+NO_TELEMETRY = {
     "DO_NOT_TRACK": "true",
     "DAGSTER_DISABLE_TELEMETRY": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -81,7 +82,7 @@ def environment(endpoints: Endpoints, settings: Settings) -> dict[str, str]:
         "BACKDROP_CATALOG_URL": endpoints.catalog_url,
         "BACKDROP_MLFLOW_URI": endpoints.mlflow_uri,
         **{f"BACKDROP_{name.upper()}": str(place) for name, place in places.items() if place},
-        **_NO_TELEMETRY,
+        **NO_TELEMETRY,
         **_QUIET,
         **_no_proxy(),
     }

@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from infra.errors import BackdropError
+from infra.jobs.warm import WarmInterpreter
 from infra.settings import Settings
 from orchestration.progress import LineProgress
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from assets.line import Line
+
+#: What the line's jobs import and take seconds for, in the order in which they ask for it.
+WARM = ["training._compat.composer", "great_expectations", "onnxruntime", "torch.onnx", "onnxscript"]
 
 
 @dataclass(frozen=True)
@@ -40,19 +44,24 @@ class Outcome:
 
 def run_line(settings: Settings, console: Console) -> Outcome:
     """Materialise everything. Raises BackdropError with one clear message; whatever was finished stays."""
+    from infra.services import NO_TELEMETRY
     from orchestration.preflight import preflight
     from orchestration.services import services
 
     began = time.monotonic()
     preflight(settings)
-    with services(settings, console) as environment:
-        os.environ.update(environment)
-        settings = Settings.load()
-        with _only_run(settings):
-            return _run(settings, console, began)
+    settings.state.mkdir(parents=True, exist_ok=True)
+    os.environ.update(NO_TELEMETRY)
+    with closing(WarmInterpreter(settings.state, WARM)) as warm:
+        warm.start()  # it imports while the services start
+        with services(settings, console) as environment:
+            os.environ.update(environment)
+            settings = Settings.load()
+            with _only_run(settings):
+                return _run(settings, console, began, warm)
 
 
-def _run(settings: Settings, console: Console, began: float) -> Outcome:
+def _run(settings: Settings, console: Console, began: float, warm: WarmInterpreter) -> Outcome:
     import dagster as dg
 
     from assets.deliveries import deliveries, delivery_name, sample_delivery
@@ -64,7 +73,7 @@ def _run(settings: Settings, console: Console, began: float) -> Outcome:
     with LineProgress(console) as progress, dg.DagsterInstance.get() as instance:
         for run in end_stale_runs(instance):
             console.print(f"ended a stale run ({run[:8]}) whose process is gone")
-        line = Line(listener=progress)
+        line = Line(listener=progress, warm=warm)
         opened = [(*sample_delivery(line.preset), "sample")]
         if settings.images:
             opened.append((delivery_name(settings.images), settings.images, "images"))

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import psutil
 from dagster import (
     AssetExecutionContext,
     DagsterExecutionInterruptedError,
@@ -36,6 +35,7 @@ from infra.jobs.outcome import JobFailed, failure_of, job_failed
 from infra.jobs.process import LAUNCH_VARIABLE, ProcessId, end_processes, kill_all_of
 from infra.jobs.reader import ObjectStoreReader, Reported
 from infra.jobs.spec import JobResult, JobSpec
+from infra.jobs.warm import Child, SpawnedChild, WarmInterpreter
 from infra.object_store import ObjectMissing, ObjectStore, open_store
 from infra.settings import REPOSITORY
 
@@ -50,10 +50,20 @@ class LocalLauncher:
     """Runs jobs as processes with folders below ``state``/jobs, talking through the object store at
     ``store_uri``.
 
-    ``grace_s``: how long an interrupted job may take to save before it is killed.
+    ``grace_s``: how long an interrupted job may take to save before it is killed. ``warm``: what jobs are forked
+    from once it stands; without it each starts an interpreter of its own.
     """
 
-    def __init__(self, state: Path, store_uri: str, *, grace_s: float = 30.0, poll_s: float = 0.2) -> None:
+    def __init__(
+        self,
+        state: Path,
+        store_uri: str,
+        *,
+        grace_s: float = 30.0,
+        poll_s: float = 0.2,
+        warm: WarmInterpreter | None = None,
+    ) -> None:
+        self._warm = warm
         self._state = state
         self._store = open_store(store_uri)
         self._grace_s = grace_s
@@ -83,7 +93,7 @@ class LocalLauncher:
             deciding.enter_context(_launch_lock(folder))
             handle, action = self._plan(context, folder, job)
             reader = ObjectStoreReader(self._store, handle.prefix, context.run.run_id, on_event)
-            child: subprocess.Popen[bytes] | None = None
+            child: Child | None = None
             with open_pipes_session(context, PipesEnvContextInjector(), reader) as session:
                 try:
                     if action == Action.ADOPT:
@@ -92,9 +102,9 @@ class LocalLauncher:
                         folder.clear(keep_save=action == Action.START)
                         write_handle(folder, handle)
                         child = self._spawn(folder, job, handle, {**(env or {}), **session.get_bootstrap_env_vars()})
-                        process = ProcessId.of(psutil.Process(child.pid))
-                        handle = handle.model_copy(update={"process": process})
+                        handle = handle.model_copy(update={"process": child.process})
                         write_handle(folder, handle)
+                        child.begin()
                     deciding.close()
                     self._watch(handle, child, reader)
                 except (KeyboardInterrupt, DagsterExecutionInterruptedError):
@@ -140,27 +150,31 @@ class LocalLauncher:
         context.log.info("Ending the %s job: its spec or its code has changed", job)
         end_processes(process, found.launch, self._grace_s)
 
-    def _spawn(self, folder: JobFolder, job: Job, handle: Handle, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _spawn(self, folder: JobFolder, job: Job, handle: Handle, env: Mapping[str, str]) -> Child:
         spec_key = f"specs/{safe_key(job.key)}.json"
         self._store.put(spec_key, job.spec.model_dump_json(indent=1).encode())
         paths = (str(REPOSITORY), env.get("PYTHONPATH") or os.environ.get("PYTHONPATH", ""))
         variables = {**os.environ, **env, LAUNCH_VARIABLE: handle.launch}
         variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-        command = [sys.executable, "-m", job.room, job.verb, "--spec", f"{self._store.uri}/{spec_key}"]
-        with folder.log.open("wb") as log:
-            child = subprocess.Popen(
-                [*command, "--folder", str(folder.path)],
-                cwd=REPOSITORY,
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C in the terminal is for the orchestrator to pass on
-            )
-        _log.info("The %s job is process %s; log: %s", job, child.pid, folder.log)
+        arguments = [job.verb, "--spec", f"{self._store.uri}/{spec_key}", "--folder", str(folder.path)]
+        child: Child | None = self._warm.fork(job.room, arguments, variables, folder.log) if self._warm else None
+        if child is None:
+            with folder.log.open("wb") as log:
+                child = SpawnedChild(
+                    subprocess.Popen(
+                        [sys.executable, "-m", job.room, *arguments],
+                        cwd=REPOSITORY,
+                        env=variables,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,  # a Ctrl-C in the terminal is for the orchestrator to pass on
+                    )
+                )
+        _log.info("The %s job is process %s; log: %s", job, child.process.pid, folder.log)
         return child
 
-    def _watch(self, handle: Handle, child: subprocess.Popen[bytes] | None, reader: ObjectStoreReader) -> None:
+    def _watch(self, handle: Handle, child: Child | None, reader: ObjectStoreReader) -> None:
         """Listens until the job's process has ended; a child is reaped on the way."""
         while _running(handle, child):
             reader.poll()
@@ -171,14 +185,14 @@ class LocalLauncher:
         folder: JobFolder,
         job: Job,
         handle: Handle,
-        child: subprocess.Popen[bytes] | None,
+        child: Child | None,
         reader: ObjectStoreReader,
     ) -> JobResult:
         for pid in kill_all_of(handle.launch):
             _log.warning("Ended process %s, which the %s job left behind", pid, job)
         exit = folder.read_exit(handle.launch)
         # What it wrote last counts before its exit code: libraries may crash while Python shuts down.
-        code = exit.code if exit is not None else child.returncode if child is not None else None
+        code = exit.code if exit is not None else child.code if child is not None else None
         failure = failure_of(str(job), folder, code, exit, reader.error)
         if failure is not None:
             raise failure
@@ -189,8 +203,8 @@ class LocalLauncher:
         return result
 
 
-def _running(handle: Handle, child: subprocess.Popen[bytes] | None) -> bool:
-    return child.poll() is None if child is not None else handle.find_process() is not None
+def _running(handle: Handle, child: Child | None) -> bool:
+    return child.running() if child is not None else handle.find_process() is not None
 
 
 def _read_result(store: ObjectStore, reported: Reported | None) -> JobResult | None:

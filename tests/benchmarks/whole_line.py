@@ -101,7 +101,7 @@ def quality(metrics: dict[str, Any]) -> Iterator[Promise]:
         ratio = engine["masked_l1"] / means[baseline]["masked_l1"]
         yield Promise(f"background error over {baseline}", ratio, 1, at_least=False)
     yield Promise("product identity", metrics["product_identity"], 1)
-    if metrics.get("photographs"):
+    if metrics.get("photographs", {}).get("border_colour") is not None:
         yield Promise("photographs, border colour", metrics["photographs"]["border_colour"], 0.6)
 
 

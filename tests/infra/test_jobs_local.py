@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,6 +21,7 @@ from infra.jobs.folder import job_folder
 from infra.jobs.handle import Handle, end_stale, live_jobs, read_handle
 from infra.jobs.local import JobFailed, LocalLauncher
 from infra.jobs.spec import JobResult, JobSpec
+from infra.jobs.warm import WarmInterpreter
 from infra.object_store import DirectoryStore, ObjectStore
 
 FIXTURE = Path(__file__).parent / "jobs_fixture"
@@ -34,10 +36,11 @@ def _room_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(FIXTURE))
 
 
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
-    """A state folder; no job of the test outlives it."""
-    folder = tmp_path / "state"
+@pytest.fixture(params=["spawned", "forked"])
+def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A state folder; no job of the test outlives it. Jobs are spawned, or forked from a warm interpreter."""
+    folder = tmp_path / request.param
+    folder.mkdir()
     yield folder
     for handle in live_jobs(folder):
         psutil.Process(handle.find_process().pid).kill()  # type: ignore[union-attr]
@@ -75,24 +78,30 @@ def launch(
 
     @dg.asset(name=key)
     def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        launcher = LocalLauncher(state, spec.store, grace_s=5, poll_s=0.05)
-        results.append(
-            launcher.run(
-                context=context,
-                room="fixture_room",
-                verb=verb,
-                spec=spec,
-                key=key,
-                on_event=on_event,
-                code_version=code_version,
+        with warm_for(state) as warm:
+            launcher = LocalLauncher(state, spec.store, grace_s=5, poll_s=0.05, warm=warm)
+            results.append(
+                launcher.run(
+                    context=context,
+                    room="fixture_room",
+                    verb=verb,
+                    spec=spec,
+                    key=key,
+                    on_event=on_event,
+                    code_version=code_version,
+                )
             )
-        )
         if not recorded:
             raise RuntimeError("the asset fails after its job")
         return dg.MaterializeResult(metadata=results[0].metadata)
 
     dg.materialize([made], instance=instance or dg.DagsterInstance.ephemeral(), raise_on_error=recorded)
     return results[0]
+
+
+def warm_for(state: Path) -> AbstractContextManager[WarmInterpreter | None]:
+    context: AbstractContextManager[WarmInterpreter | None] = import_module("orchestrate").warm_for(state)
+    return context
 
 
 def orchestrate(state: Path, spec: JobSpec) -> BaseProcess:
@@ -144,19 +153,19 @@ def test_a_job_reports_while_it_works_and_its_result_at_the_end(state: Path, sto
 def test_two_assets_through_one_launcher_in_one_process(state: Path, store: ObjectStore) -> None:
     from fixture_room.specs import CountSpec
 
-    launcher = LocalLauncher(state, store.uri, poll_s=0.05)
-
     def asset_named(key: str, steps: int) -> dg.AssetsDefinition:
         @dg.asset(name=key)
         def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             spec = CountSpec(store=store.uri, output=f"made/{key}", steps=steps)
-            result = launcher.run(context=context, room="fixture_room", verb="count", spec=spec, key=key)
+            result = launchers[0].run(context=context, room="fixture_room", verb="count", spec=spec, key=key)
             return dg.MaterializeResult(metadata=result.metadata)
 
         return made
 
     instance = dg.DagsterInstance.ephemeral()
-    done = dg.materialize([asset_named("one", 1), asset_named("two", 2)], instance=instance)
+    with warm_for(state) as warm:
+        launchers = [LocalLauncher(state, store.uri, poll_s=0.05, warm=warm)]
+        done = dg.materialize([asset_named("one", 1), asset_named("two", 2)], instance=instance)
     steps = {
         event.materialization.asset_key.to_user_string(): event.materialization.metadata["steps"].value
         for event in done.get_asset_materialization_events()
@@ -295,8 +304,9 @@ def test_other_errors_and_full_disks(state: Path, store: ObjectStore) -> None:
     assert not failed.value.retryable
 
 
-def test_workers_that_a_job_forgot_are_ended(state: Path, store: ObjectStore) -> None:
-    result = launch(state, fail_spec(store, "forgotten worker"), "fail", "failed")
+@pytest.mark.parametrize("how", ["forgotten worker", "forgotten fork"])
+def test_workers_that_a_job_forgot_are_ended(state: Path, store: ObjectStore, how: str) -> None:
+    result = launch(state, fail_spec(store, how), "fail", "failed")
     assert not psutil.pid_exists(result.data["worker"]) or (
         psutil.Process(result.data["worker"]).status() == psutil.STATUS_ZOMBIE
     )
@@ -311,3 +321,22 @@ def test_jobs_that_nobody_watches_can_be_ended(state: Path, store: ObjectStore) 
     assert [handle.key for handle in end_stale(state, grace_s=20)] == ["counted"]
     assert live_jobs(state) == []
     assert (job_folder(state, "counted").save / "step.txt").exists()
+
+
+def test_where_the_warm_interpreter_is_gone_jobs_are_spawned(tmp_path: Path, store: ObjectStore) -> None:
+    state = tmp_path / "forked"
+    state.mkdir()
+    with warm_for(state) as warm:
+        assert warm is not None
+        assert warm.pid is not None
+        os.kill(warm.pid, signal.SIGKILL)
+
+        @dg.asset
+        def counted(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+            launcher = LocalLauncher(state, store.uri, poll_s=0.05, warm=warm)
+            spec = count_spec(store)
+            result = launcher.run(context=context, room="fixture_room", verb="count", spec=spec, key="counted")
+            return dg.MaterializeResult(metadata=result.metadata)
+
+        assert dg.materialize([counted], instance=dg.DagsterInstance.ephemeral()).success
+    assert len(starts(store)) == 1

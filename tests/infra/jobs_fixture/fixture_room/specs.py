@@ -21,5 +21,6 @@ class FailSpec(JobSpec):
         "changed result",
         "disk",
         "forgotten worker",
+        "forgotten fork",
         "service",
     ]

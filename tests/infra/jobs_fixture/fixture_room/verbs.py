@@ -69,6 +69,13 @@ def fail(spec: FailSpec, job: JobContext) -> JobResult:
         case "forgotten worker":
             worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
             return JobResult(data={"worker": worker.pid})
+        case "forgotten fork":
+            pid = os.fork()
+            if pid == 0:
+                os.setsid()
+                time.sleep(600)
+                os._exit(0)
+            return JobResult(data={"worker": pid})
         case "changed result":
             # Somebody replaces the result between the report and its reading.
             send = job.channel.send
