@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from assets.line import Line
 
-#: What the line's jobs import and take seconds for, in the order in which they ask for it.
-WARM = ["training._compat.composer", "great_expectations", "onnxruntime", "torch.onnx", "onnxscript"]
+#: What the line's jobs import and take seconds for, in the order in which they ask for it. Not onnxruntime: its
+#: import starts a thread, which a fork loses and its exit waits for.
+WARM = ["training._compat.composer", "great_expectations", "torch.onnx", "onnxscript"]
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ class LocalLauncher:
                         write_handle(folder, handle)
                         child.begin()
                     deciding.close()
-                    self._watch(handle, child, reader)
+                    self._watch(folder, handle, child, reader)
                 except (KeyboardInterrupt, DagsterExecutionInterruptedError):
                     _log.info("Interrupted: ending the %s job, which may save first", job)
                     end_processes(handle.find_process(), handle.launch, self._grace_s, meanwhile=reader.poll)
@@ -174,11 +174,21 @@ class LocalLauncher:
         _log.info("The %s job is process %s; log: %s", job, child.process.pid, folder.log)
         return child
 
-    def _watch(self, handle: Handle, child: Child | None, reader: ObjectStoreReader) -> None:
-        """Listens until the job's process has ended; a child is reaped on the way."""
+    def _watch(self, folder: JobFolder, handle: Handle, child: Child | None, reader: ObjectStoreReader) -> None:
+        """Listens until the job's process has ended; a child is reaped on the way.
+
+        A job that has said how it ended is done: libraries may hang while Python shuts down.
+        """
+        said: float | None = None
         while _running(handle, child):
             reader.poll()
             time.sleep(self._poll_s)
+            if said is None and folder.exit_file.exists() and folder.read_exit(handle.launch) is not None:
+                said = time.monotonic()
+            if said is not None and time.monotonic() - said > self._grace_s:
+                _log.warning("The job of launch %s has ended but its process has not: killing it", handle.launch)
+                kill_all_of(handle.launch)
+                return
 
     def _result(
         self,

@@ -8,6 +8,7 @@ that socket and exits; jobs that run go on without it, as a job must.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -19,9 +20,11 @@ import runpy
 import select
 import socket
 import sys
+import threading
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from infra.jobs.process import LAUNCH_VARIABLE
 from infra.sources import ROOMS
@@ -78,8 +81,8 @@ def _become_a_job(log: int) -> None:
     os.close(log)
 
 
-def run(request: Mapping[str, Any], line: socket.socket) -> None:
-    """Runs ``python -m <module> <arguments>`` in this process; ends by SystemExit like that would."""
+def run(request: Mapping[str, Any], line: socket.socket) -> NoReturn:
+    """Runs ``python -m <module> <arguments>`` in this process, to its end."""
     _show_launch(request["environment"][LAUNCH_VARIABLE])
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -92,7 +95,29 @@ def run(request: Mapping[str, Any], line: socket.socket) -> None:
         os._exit(0)  # the launcher died before it had written down this process
     line.close()
     sys.argv = [request["module"], *request["arguments"]]
-    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    code = 0
+    try:
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """Ends as multiprocessing ends a forked child: what Python registered runs, what C++ libraries did does not.
+
+    Some of those wait at exit for threads that this process, as a fork, never had.
+    """
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def _show_launch(launch: str) -> None:

@@ -312,6 +312,12 @@ def test_workers_that_a_job_forgot_are_ended(state: Path, store: ObjectStore, ho
     )
 
 
+def test_a_job_that_hangs_after_it_has_reported_is_done(state: Path, store: ObjectStore) -> None:
+    began = time.monotonic()
+    launch(state, fail_spec(store, "hangs at exit"), "fail", "failed")
+    assert time.monotonic() - began < 60
+
+
 def test_jobs_that_nobody_watches_can_be_ended(state: Path, store: ObjectStore) -> None:
     orchestrator = orchestrate(state, count_spec(store, steps=100, pause_s=0.2))
     wait_for(lambda: has_started(store), "the job")

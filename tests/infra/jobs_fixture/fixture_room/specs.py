@@ -22,5 +22,6 @@ class FailSpec(JobSpec):
         "disk",
         "forgotten worker",
         "forgotten fork",
+        "hangs at exit",
         "service",
     ]

@@ -1,5 +1,6 @@
 """What the fixture room's jobs do."""
 
+import atexit
 import errno
 import os
 import signal
@@ -69,6 +70,8 @@ def fail(spec: FailSpec, job: JobContext) -> JobResult:
         case "forgotten worker":
             worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
             return JobResult(data={"worker": worker.pid})
+        case "hangs at exit":
+            atexit.register(time.sleep, 600)
         case "forgotten fork":
             pid = os.fork()
             if pid == 0:
