@@ -39,8 +39,14 @@ test: lint
 	$(PY) -m pytest -q
 
 # make bench [NAME=curation|training|cluster|ship|operate]: one line per promise, `name: figure (bar …) met|missed`
-bench: install
+bench: install $(if $(filter-out curation,$(NAME)),,$(VENV)-peers/.installed)
 	@$(PY) -m tests.benchmarks $(NAME)
+
+# What the benchmarks compare with, in an environment of its own: its versions of numpy and pillow are not ours.
+$(VENV)-peers/.installed: pyproject.toml | install
+	$(PYTHON) -m venv $(VENV)-peers
+	$(UV) pip install --quiet --python $(VENV)-peers/bin/python cleanvision==0.3.7 daft==0.7.26
+	@touch $@
 
 # After a change of dependencies in pyproject.toml.
 lock: install

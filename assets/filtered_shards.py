@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.curation.suite import CHECKS
+from assets.curation import drift, suite
 from assets.deliveries import deliveries
 from assets.line import Line
 from assets.stage import Stage, materialize, upstream_of
@@ -14,7 +14,7 @@ from assets.stage import Stage, materialize, upstream_of
     group_name="data",
     kinds={"mosaicml"},
     owners=["team:data"],
-    check_specs=[dg.AssetCheckSpec(name, asset="filtered_shards") for name in CHECKS],
+    check_specs=[dg.AssetCheckSpec(name, asset="filtered_shards") for name in (*suite.CHECKS, *drift.CHECKS)],
 )
 def filtered_shards(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """Decoded, deduplicated and judged pictures as MDS shards with caption and product mask.

@@ -10,7 +10,7 @@ interruption finishes exactly what is missing, and a re-run with nothing changed
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from infra.errors import BackdropError
 from infra.jobs.spec import JobResult, JobSpec
 from infra.sources import source_hash
 
-#: Pictures up to this size travel inside Dagster's event, larger ones stay in the store and are named.
+#: Pictures up to this size travel inside Dagster's event; larger ones, and those of delivered images, are named.
 INLINE_BYTES = 400_000
 
 
@@ -150,14 +150,16 @@ def present(
     links: Mapping[str, str] | None = None,
 ) -> dg.MaterializeResult:
     """A job's result as the asset's page shows it: numbers that plot over time, pictures, links, checks."""
-    metadata: dict[str, Any] = {title: _picture(line, title, key) for title, key in result.pictures.items()}
+    register_shown(line, result.shows)
+    metadata: dict[str, Any] = {
+        title: _picture(line, title, key, result.shows.get(key, ())) for title, key in result.pictures.items()
+    }
     metadata |= {name: dg.MetadataValue.url(url) for name, url in (links or {}).items()}
     metadata |= {**result.metadata, "data_version": version, "result": result_key, "reused": reused}
     if dataset:
         metadata["dataset_version"] = dataset
     for name, key in result.files.items():
-        local = line.store.local_path(key)
-        metadata[f"file: {name}"] = dg.MetadataValue.path(str(local) if local else f"{line.store.uri}/{key}")
+        metadata[f"file: {name}"] = dg.MetadataValue.path(where(line, key))
     checks = [
         dg.AssetCheckResult(
             check_name=check.name,
@@ -172,8 +174,31 @@ def present(
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version), check_results=checks)
 
 
-def _picture(line: Line, title: str, key: str) -> dg.MetadataValue[Any]:
-    png = line.store.get(key)
-    if len(png) > INLINE_BYTES:
-        return dg.MetadataValue.path(f"{line.store.uri}/{key}")
-    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
+def register_shown(line: Line, shows: Mapping[str, Collection[str]]) -> None:
+    """Record which images the stored pictures show, so that a takedown finds them."""
+    there = {key: ids for key, ids in shows.items() if ids and line.store.exists(key)}
+    if there:
+        line.catalog.add_shown(there)
+
+
+def may_be_copied(line: Line, shows: Collection[str]) -> bool:
+    """Whether a picture that shows these images may go where nothing is forgotten (Dagster's events, MLflow).
+
+    Charts and generated pictures may, and pictures of rendered catalogues: nobody can ask for those to be taken down.
+    """
+    return not shows or line.catalog.all_rendered(shows)
+
+
+def where(line: Line, key: str) -> str:
+    """Where people find an object: its path on this machine, or its URI."""
+    local = line.store.local_path(key)
+    return str(local) if local else f"{line.store.uri}/{key}"
+
+
+def _picture(line: Line, title: str, key: str, shows: Collection[str]) -> dg.MetadataValue[Any]:
+    if not line.store.exists(key):
+        return dg.MetadataValue.text("taken down" if shows else "gone from the object store")
+    if line.store.size(key) > INLINE_BYTES or not may_be_copied(line, shows):
+        return dg.MetadataValue.path(where(line, key))
+    png = base64.b64encode(line.store.get(key)).decode()
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{png})")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -22,8 +22,10 @@ from assets.stage import (
     committed,
     job_key,
     latest_metadata,
+    may_be_copied,
     output_prefix,
     present,
+    register_shown,
     upstream_of,
 )
 from assets.versions import short
@@ -139,11 +141,18 @@ def _versions(inputs: Mapping[str, Upstream]) -> dict[str, str]:
 
 
 def pinned_dataset(context: dg.AssetExecutionContext, line: Line, asset: str, newest: str) -> str:
-    """The dataset version this asset trains on: the newest, unless the settings keep it with the one it pinned."""
+    """The dataset version this asset trains on: the newest, unless the settings keep it with the one it pinned.
+
+    Nothing stays with a version that a takedown has withdrawn.
+    """
     if line.settings.adopt == "all" or asset not in _PINNED:
         return newest
     mine = latest_metadata(context.instance, asset)
-    return str(mine["dataset_version"]) if mine and mine.get("dataset_version") else newest
+    pinned = str(mine["dataset_version"]) if mine and mine.get("dataset_version") else newest
+    if pinned == newest or line.catalog.withdrawn(pinned) is None:
+        return pinned
+    context.log.warning("%s was pinned to a dataset version that is withdrawn; it takes the newest", asset)
+    return newest
 
 
 def _run_tracked(
@@ -165,7 +174,9 @@ def _run_tracked(
         if isinstance(event, Metrics):
             line.tracking.log_metrics(run, event.values, event.step)
         elif isinstance(event, Picture):
-            line.tracking.log_picture(run, f"samples/{event.name}-{event.step or 0:06d}.png", line.store.get(event.key))
+            register_shown(line, {event.key: event.shows})
+            path = f"samples/{event.name}-{event.step or 0:06d}.png"
+            _log_picture(line, run, path, event.key, event.shows)
         if line.listener:
             line.listener(stage.asset, event)
 
@@ -180,8 +191,9 @@ def _run_tracked(
                 on_event=forward,
                 code_version=source_hash(stage.recipe),
             )
-        for title, picture in result.pictures.items():
-            line.tracking.log_picture(run, f"{title.lower().replace(' ', '_')}.png", line.store.get(picture))
+        for title, key_of in result.pictures.items():
+            path = f"{title.lower().replace(' ', '_')}.png"
+            _log_picture(line, run, path, key_of, result.shows.get(key_of, ()))
     except BaseException:
         line.tracking.finish(run, "FAILED")
         raise
@@ -196,6 +208,16 @@ def _run_tracked(
     record = {"run": recorded, "experiment": _experiment_of(line.tracking.uri, recorded), "model_version": registered}
     line.store.put(f"{spec.output}/tracking.json", json.dumps(record).encode())
     return result, record
+
+
+def _log_picture(line: Line, run: str, path: str, key: str, shows: Collection[str]) -> None:
+    """The picture as an artifact of the MLflow run; one of delivered images as a tag that says where it lies."""
+    if not line.store.exists(key):
+        return
+    if may_be_copied(line, shows):
+        line.tracking.log_picture(run, path, line.store.get(key))
+    else:
+        line.tracking.set_tags(run, {f"backdrop.picture.{path.removesuffix('.png')}": f"{line.store.uri}/{key}"})
 
 
 def _register(

@@ -1,5 +1,7 @@
 """training_set: the many deliveries become one dataset version. No pixels move; it takes seconds."""
 
+from collections.abc import Iterable
+
 import dagster as dg
 
 from assets.deliveries import sample_delivery
@@ -29,6 +31,7 @@ def training_set(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
             "no picture of any delivery has passed the filters",
             "look at filtered_shards' report for the reasons, or hand pictures in with `make run IMAGES=…`",
         )
+    _refuse_unclean(line, (piece.id for piece in slices))
     version = make_version(line.store, slices)
     line.catalog.add_dataset_version(version)
     counts = {split: sum(s.samples for s in slices if s.split == split) for split in ("train", "holdout")}
@@ -42,6 +45,20 @@ def training_set(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
         data={"version": version.version, "samples": counts["train"]},
     )
     return commit_result(context, line, "training_set", version.version, result)
+
+
+def _refuse_unclean(line: Line, slice_ids: Iterable[str]) -> None:
+    """Raises BackdropError when a slice still holds an image that was taken down."""
+    unclean = set(line.catalog.unclean_slices()).intersection(slice_ids)
+    if unclean:
+        orders = [order.target for order in line.catalog.unfinished_takedowns()]
+        again = " and ".join(f"`backdrop takedown {target}`" for target in orders[:3])
+        raise BackdropError(
+            f"{len(unclean)} slices hold pictures that were taken down, the first {min(unclean)[:12]}",
+            f"a takedown was interrupted: run {again} again"
+            if orders
+            else "materialise filtered_shards again: a delivery was packed while a takedown was carried out",
+        )
 
 
 def _in_the_mix(name: str, kind: str, split: str, sample: str, keep_sample: bool) -> bool:

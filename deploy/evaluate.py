@@ -14,7 +14,7 @@ from deploy.checks import judge
 from deploy.engines.open import open_engine
 from deploy.engines.protocol import GraphEngine
 from deploy.parity import ParityRow, worst
-from deploy.report import Findings, PhotographAnswers, build_report
+from deploy.report import Findings, PhotographAnswers, build_report, shown_in_report
 from deploy.samples import Pictures, Sample
 from deploy.specs import EvaluateSpec
 from evaluation.photographs import requests_for, score_photograph, summarise
@@ -82,6 +82,7 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
     )  # fmt: skip
     page = render(build_report(spec, job.store, findings))
     report = f"{job.output}/report.html"
+    job.note_shown(report, shown_in_report(spec, job.store, findings))
     job.store.put(report, page.encode())
     metrics = {
         "means": means,

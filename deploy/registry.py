@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 SCHEME = "backdrop"
 BUNDLE_TAG = "backdrop.bundle"
+TAINT_TAG = "backdrop.tainted"
 CHALLENGER, CHAMPION = "challenger", "champion"
 
 #: What a stage makes → the name it is registered under.
@@ -116,6 +117,31 @@ class Registry:
         query = f"name='{name}' and tags.`{BUNDLE_TAG}`='{bundle}'"
         versions = sorted(int(found.version) for found in self._client().search_model_versions(query))
         return ModelVersion(name, str(versions[0]), bundle) if versions else None
+
+    def taint(self, name: str, bundle: str, why: str) -> list[str]:
+        """Tag every version of `name` that holds `bundle` as trained on what was taken down since; their numbers.
+
+        A version that several takedowns concern carries all their reasons.
+        """
+        client = self._client()
+        tagged = []
+        for version in client.search_model_versions(f"name='{name}' and tags.`{BUNDLE_TAG}`='{bundle}'"):
+            reasons = [part for part in version.tags.get(TAINT_TAG, "").split("; ") if part]
+            if why not in reasons:
+                client.set_model_version_tag(name, version.version, TAINT_TAG, "; ".join([*reasons, why]))
+            tagged.append(str(version.version))
+        return sorted(tagged, key=int)
+
+    def aliases(self, name: str) -> list[str]:
+        """The aliases that are set of `name`."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return sorted(self._client().get_registered_model(name).aliases)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return []
+            raise
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point `alias` of `name` at `version`."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from deploy import compare
 from deploy.checks import ACCURACIES, bars, evidence
-from deploy.history import BACKENDS, curves_of, deliveries_of, lineage_of
+from deploy.history import BACKENDS, curves_of, deliveries_of, lineage_of, results_of
 from deploy.samples import Sample
 from deploy.specs import EvaluateSpec
 from evaluation.photographs import PhotographScore, Request
@@ -87,6 +87,15 @@ def build_report(spec: EvaluateSpec, store: ObjectStore, found: Findings) -> Rep
     )
 
 
+def shown_in_report(spec: EvaluateSpec, store: ObjectStore, found: Findings) -> set[str]:
+    """Ids of the delivered images that the page shows, those in the deliveries' own pictures included."""
+    ids = {sample.id for sample in _chosen(found, spec.config.examples)}
+    ids |= {answer.photo.id for answer in found.answers}
+    for _, _, result in results_of(store, spec.delivery_results):
+        ids.update(*(result.shows.get(key, ()) for key in result.pictures.values()))
+    return ids
+
+
 def _columns(found: Findings) -> dict[str, str]:
     """Column → its head; what follows the first comma is small print."""
     names = {
@@ -145,10 +154,9 @@ def _tiles(found: Findings) -> list[tuple[str, str, str]]:
 def _examples(found: Findings, count: int) -> list[Example]:
     if not found.samples:
         return []
-    chosen = np.linspace(0, len(found.samples) - 1, min(count, len(found.samples))).round().astype(int)
     ours = found.scores[compare.ENGINE]
     examples = []
-    for index in chosen:
+    for index in _spread(len(found.samples), count):
         sample, generated = found.samples[index], found.made[compare.ENGINE][index]
         whole = composite(sample.image[None], generated[None], sample.product[None])[0]
         pictures = [
@@ -164,6 +172,15 @@ def _examples(found: Findings, count: int) -> list[Example]:
         ]
         examples.append(Example(sample.caption, [(label, picture(image)) for label, image in pictures], marks))
     return examples
+
+
+def _chosen(found: Findings, count: int) -> list[Sample]:
+    return [found.samples[index] for index in _spread(len(found.samples), count)]
+
+
+def _spread(number: int, count: int) -> list[int]:
+    """Up to `count` places spread evenly over `number`."""
+    return [int(place) for place in np.linspace(0, number - 1, min(count, number)).round()] if number else []
 
 
 def _photograph(answer: PhotographAnswers) -> Photograph:

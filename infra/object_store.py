@@ -10,14 +10,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote_to_bytes
 
 from infra.errors import BackdropError
-from infra.files import ASIDE_PREFIX, write_atomic, write_atomic_with
+from infra.files import write_atomic, write_atomic_with
+from infra.uris import ObjectMissing, list_uri, path_of, read_uri
+from infra.walk import walk
 
-
-class ObjectMissing(BackdropError):
-    """There is no object under this key."""
+__all__ = ["DirectoryStore", "ObjectMissing", "ObjectStore", "list_uri", "open_store", "path_of", "read_uri"]
 
 
 class ObjectStore(Protocol):
@@ -65,23 +64,6 @@ def open_store(uri: str) -> ObjectStore:
     return DirectoryStore(path_of(uri))
 
 
-def path_of(uri: str) -> Path:
-    """The local path behind a plain path or a (percent-encoded) `file://` URI."""
-    if uri.startswith("file://"):
-        encoded = uri.removeprefix("file://")
-        if not encoded.startswith("/"):
-            raise BackdropError(
-                f"'{uri}' names a host or a relative folder", "write file:///absolute/folder or a plain path"
-            )
-        return Path(os.fsdecode(unquote_to_bytes(encoded)))
-    if "://" in uri:
-        scheme = uri.split("://", 1)[0]
-        raise BackdropError(
-            f"'{uri}' has the scheme '{scheme}://', which is not known here", "use a folder, file:// or s3://"
-        )
-    return Path(uri).expanduser().absolute()
-
-
 class DirectoryStore:
     """Objects as files below a folder."""
 
@@ -125,8 +107,10 @@ class DirectoryStore:
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[str]:
         parent = prefix.rpartition("/")[0]  # the deepest folder that all the keys share
-        for key in _sorted_files(self._path(parent) if parent else self.folder, f"{parent}/" if parent else ""):
-            if key.startswith(prefix) and key > start_after:
+        below, after = f"{parent}/" if parent else "", os.fsencode(start_after)
+        for name in walk(str(self._path(parent) if parent else self.folder)):
+            key = below + name
+            if key.startswith(prefix) and os.fsencode(key) > after:
                 yield key
 
     def delete(self, key: str) -> None:
@@ -149,55 +133,3 @@ class DirectoryStore:
 
     def local_path(self, key: str) -> Path | None:
         return self._path(key)
-
-
-def _sorted_files(folder: Path, prefix: str) -> Iterator[str]:
-    """Keys of the files below `folder` in the order in which S3 lists them ('a-b' before 'a/b')."""
-    try:
-        with os.scandir(folder) as entries:
-            found = sorted((f"{e.name}/" if e.is_dir() else e.name) for e in entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in found:
-        if name.endswith("/"):
-            yield from _sorted_files(folder / name, prefix + name)
-        elif not name.startswith(ASIDE_PREFIX):
-            yield prefix + name
-
-
-def read_uri(uri: str) -> bytes:
-    """The bytes behind any plain path, `file://` or `s3://` URI."""
-    if uri.startswith("s3://"):
-        from infra.s3 import read_s3
-
-        return read_s3(uri)
-    path = path_of(uri)
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ObjectMissing(f"there is no file {path}", "check the path; it may have been moved or deleted") from None
-    except OSError as error:
-        raise BackdropError(f"{path} cannot be read: {error.strerror}", "check the file and its permissions") from error
-
-
-def list_uri(uri: str) -> Iterator[str]:
-    """URIs (`file://…` percent-encoded, or `s3://…`) of the file or of the files below a folder, sorted.
-
-    Raises :class:`BackdropError` when a local folder does not exist or may not be read.
-    """
-    if uri.startswith("s3://"):
-        from infra.s3 import list_s3
-
-        yield from list_s3(uri)
-        return
-    path = path_of(uri)
-    if path.is_file():
-        yield path.as_uri()
-        return
-    if not path.is_dir():
-        raise BackdropError(f"there is no folder {path}", "check the path: a folder or an s3:// prefix is wanted")
-    try:
-        for key in _sorted_files(path, ""):
-            yield (path / key).as_uri()
-    except PermissionError as error:
-        raise BackdropError(f"{error.filename} may not be read", "give this user read access to the folder") from error

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from infra.errors import BackdropError, ServiceError
 from infra.files import write_atomic_with
-from infra.object_store import ObjectMissing
+from infra.uris import Listed, ObjectMissing
 
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
@@ -31,18 +33,10 @@ class S3Store:
         self.bucket, prefix = split_uri(uri)
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
-        self._clients: dict[int, Any] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_clients": {}}
 
     @property
     def _client(self) -> Any:
-        # One client per process: its connections must not be shared across a fork.
-        process = os.getpid()
-        if process not in self._clients:
-            self._clients = {process: connect()}
-        return self._clients[process]
+        return client()
 
     def put(self, key: str, data: bytes) -> None:
         with self._explained(key):
@@ -99,6 +93,34 @@ class S3Store:
             yield
 
 
+#: What a client depends on: another value needs another client.
+_ENVIRONMENT = (
+    "AWS_ENDPOINT_URL",
+    "S3_ENDPOINT_URL",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_DEFAULT_REGION",
+    "AWS_MAX_ATTEMPTS",
+)
+_making = threading.Lock()  # boto3's default session makes one client at a time
+
+
+def client() -> Any:
+    """This process's client, shared by its threads: making one costs more than most requests.
+
+    One per process, because its connections must not be shared across a fork.
+    """
+    with _making:
+        return _client(os.getpid(), tuple(map(os.environ.get, _ENVIRONMENT)))
+
+
+@functools.lru_cache(maxsize=4)
+def _client(process: int, environment: tuple[str | None, ...]) -> Any:
+    return connect()
+
+
 def connect() -> Any:
     """A boto3 client; AWS_ENDPOINT_URL or S3_ENDPOINT_URL names a server other than AWS."""
     import boto3
@@ -110,6 +132,7 @@ def connect() -> Any:
         config=Config(
             retries={"mode": "standard", "max_attempts": 5},
             connect_timeout=10,
+            max_pool_connections=32,  # threads that read at once
             # Older S3-compatible servers refuse the checksums that boto3 adds by default.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
@@ -139,26 +162,46 @@ def explained(uri: str) -> Iterator[None]:
             raise BackdropError(
                 f"access to {uri} was denied ({code})", "check the credentials and the bucket's policy"
             ) from error
+        if code in {"412", "PreconditionFailed"}:
+            raise BackdropError(
+                f"{uri} was replaced while it was being read", "run again when the delivery is complete"
+            ) from error
         raise ServiceError(f"S3 refused {uri}: {error}", "check the server; the request may be repeated") from error
     except BotoCoreError as error:
         raise ServiceError(f"S3 did not answer for {uri}: {error}", "check AWS_ENDPOINT_URL and the network") from error
 
 
-def read_s3(uri: str) -> bytes:
-    """The bytes of an `s3://bucket/key` object."""
+def read_s3(uri: str, offset: int = 0, size: int | None = None) -> bytes:
+    """The bytes of an `s3://bucket/key` object, or (`size`) that many from `offset` on, fewer at its end."""
     bucket, key = split_uri(uri)
+    if size == 0:
+        return b""
+    part = {} if size is None else {"Range": f"bytes={offset}-{offset + size - 1}"}
     with explained(uri):
-        return connect().get_object(Bucket=bucket, Key=key)["Body"].read()
+        try:
+            return client().get_object(Bucket=bucket, Key=key, **part)["Body"].read()
+        except client().exceptions.ClientError as error:
+            if size is not None and error.response.get("Error", {}).get("Code") == "InvalidRange":
+                return b""
+            raise
 
 
-def list_s3(uri: str) -> Iterator[str]:
-    """`s3://` URIs of the object, or of all objects below the folder, that `uri` names; sorted by key."""
+def list_s3(uri: str) -> Iterator[Listed]:
+    """The object, or all objects below the folder, that `uri` names, sorted as the server sorts them (by key)."""
     bucket, prefix = split_uri(uri)
+    folder = f"{prefix.rstrip('/')}/" if prefix else ""  # 'photos' names 'photos/', not 'photos-old/' beside it
     with explained(uri):
-        for page in connect().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        if prefix and not prefix.endswith("/"):
+            # Listed rather than asked for by HEAD: a key that is exactly the prefix sorts before all others.
+            first = client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents", ())
+            for entry in first:
+                if entry["Key"] == prefix:
+                    yield _listed(bucket, prefix.rpartition("/")[2], entry)
+        for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder):
             for entry in page.get("Contents", ()):
-                key: str = entry["Key"]
-                # 'photos' names the folder 'photos/', not the folder 'photos-old/' beside it.
-                inside = not prefix or key == prefix or key.startswith(prefix.rstrip("/") + "/")
-                if inside and not key.endswith("/"):
-                    yield f"s3://{bucket}/{key}"
+                if not entry["Key"].endswith("/"):
+                    yield _listed(bucket, entry["Key"][len(folder) :], entry)
+
+
+def _listed(bucket: str, name: str, entry: dict[str, Any]) -> Listed:
+    return Listed(name, f"s3://{bucket}/{entry['Key']}", entry["Size"], entry["ETag"].strip('"'))

@@ -1,4 +1,4 @@
-"""What starts the line without a person: two jobs, a nightly schedule and a sensor for new deliveries.
+"""What starts the line without a person: its jobs, a nightly schedule and a sensor for new deliveries.
 
 Both are off until someone turns them on in the web UI.
 """
@@ -23,6 +23,11 @@ retrain_job = dg.define_asset_job(
     "retrain",
     selection=dg.AssetSelection.all() - dg.AssetSelection.assets(*INGEST),
     description="The whole line after the data: dataset version, models, engine, report, promotion.",
+)
+training_set_job = dg.define_asset_job(
+    "renew_training_set",
+    selection=dg.AssetSelection.assets("training_set"),
+    description="Only the dataset version: what a takedown ends with.",
 )
 nightly_retraining = dg.ScheduleDefinition(
     name="nightly_retraining",

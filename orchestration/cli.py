@@ -65,6 +65,46 @@ def clean() -> None:
     console.print(f"removed {settings.state}")
 
 
+@app.command()
+def takedown(
+    target: Annotated[str, typer.Argument(help="An image id, the beginning of a URI or source, or a copy.")],
+    reason: Annotated[str, typer.Option(help="Why; it is written on everything that is withdrawn.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what holds the images.")] = False,
+) -> None:
+    """Take images out of everything the line made. Example: backdrop takedown s3://shop/spring/ --reason "licence" """
+    from orchestration.takedown import take_down
+
+    take_down(Settings.load(), console, target, reason, dry_run)
+
+
+@app.command()
+def trace(
+    image: Annotated[str | None, typer.Argument(help="An image id or a copy of the file.")] = None,
+    model: Annotated[str | None, typer.Option(help="A registered model: <name>@<alias>.")] = None,
+    listing: Annotated[Path | None, typer.Option("--list", help="With --model: write a JSON line per image.")] = None,
+) -> None:
+    """From an image to the models, or back. Example: backdrop trace --model backdrop-engine@champion"""
+    from orchestration.trace import trace_image, trace_model
+
+    if (image is None) == (model is None):
+        raise BackdropError("what is to be traced?", "give an image id or a file, or --model <name>@<alias>")
+    if model is not None:
+        trace_model(Settings.load(), console, model, listing)
+    else:
+        trace_image(Settings.load(), console, str(image))
+
+
+@app.command()
+def quarantine(
+    delivery: Annotated[str | None, typer.Option(help="Only this delivery.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Have it scanned again.")] = False,
+) -> None:
+    """List what could not be decoded, and why. Example: backdrop quarantine --delivery shop-1a2b3c4d --retry"""
+    from orchestration import trace as answers
+
+    answers.quarantine(Settings.load(), console, delivery, retry)
+
+
 def _show(outcome: Any) -> None:
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
     for column in ("asset", "", "what came out"):

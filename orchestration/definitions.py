@@ -16,7 +16,13 @@ from assets.promotion import promotion
 from assets.raw_images import raw_images
 from assets.tensorrt_engine import tensorrt_engine
 from assets.training_set import training_set
-from orchestration.automation import ingest_job, nightly_retraining, retrain_job, watch_deliveries
+from orchestration.automation import (
+    ingest_job,
+    nightly_retraining,
+    retrain_job,
+    training_set_job,
+    watch_deliveries,
+)
 
 #: In lineage order.
 LINEAGE = [
@@ -35,7 +41,7 @@ LINEAGE = [
 
 defs = dg.Definitions(
     assets=LINEAGE,
-    jobs=[ingest_job, retrain_job],
+    jobs=[ingest_job, retrain_job, training_set_job],
     schedules=[nightly_retraining],
     sensors=[watch_deliveries],
     resources={"line": Line()},

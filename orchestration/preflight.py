@@ -23,7 +23,7 @@ def preflight(settings: Settings) -> None:
             raise explain(error, section, f"preset {preset.name}") from None
     check_text_encoder(settings.text_encoder)
     if settings.images:
-        next(iter(read_delivery(settings.images)))
+        next(item for item in read_delivery(settings.images) if not item.problem)
     _room_for_work(settings)
 
 

@@ -58,7 +58,7 @@ def run_line(settings: Settings, console: Console) -> Outcome:
         with services(settings, console) as environment:
             os.environ.update(environment)
             settings = Settings.load()
-            with _only_run(settings):
+            with only_run(settings):
                 return _run(settings, console, began, warm)
 
 
@@ -83,12 +83,12 @@ def _run(settings: Settings, console: Console, began: float, warm: WarmInterpret
         instance.add_dynamic_partitions(str(deliveries.name), [name for name, _, _ in opened])
         done: list[dg.ExecuteInProcessResult] = []
         for name, _, _ in opened:
-            done.append(_execute(defs, ingest_job.name, instance, line, partition=name))
-        done.append(_execute(defs, retrain_job.name, instance, line))
+            done.append(execute(defs, ingest_job.name, instance, line, partition=name))
+        done.append(execute(defs, retrain_job.name, instance, line))
         return _outcome(done, line, time.monotonic() - began)
 
 
-def _execute(
+def execute(
     defs: dg.Definitions, job: str, instance: dg.DagsterInstance, line: Line, partition: str | None = None
 ) -> dg.ExecuteInProcessResult:
     """Run one job here, quietly, and turn a failed step into its own clear error."""
@@ -136,7 +136,7 @@ def _outcome(done: list[dg.ExecuteInProcessResult], line: Line, seconds: float) 
 
 
 @contextmanager
-def _only_run(settings: Settings) -> Iterator[None]:
+def only_run(settings: Settings) -> Iterator[None]:
     """One `make run` per state folder; the lock goes with the process, however it ends."""
     import fcntl
 

@@ -1,147 +1,114 @@
 """The verb `filter`: judge a delivery's pictures, pack the good ones, and say why the others are missing.
 
-Scan (in parallel: decode, judge, fingerprint), decide (in order: copies), pack (slices), commit (one transaction).
-Killed anywhere and run again it writes the same bytes; only the last transaction makes them count.
+    scan (slices in parallel) ─► decide (one pass) ─► masks, captions ─► pack (slices in parallel) ─► commit ─► report
+
+Each barrier keeps what is finished: killed anywhere and run again, only the rest is done and the bytes are the same.
+On a cluster `scan` and `pack` are verbs of their own, each of many processes doing its part.
 """
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from assets.curation.decide import Batch, earlier_pictures
-from assets.curation.duplicates import Known
-from assets.curation.filters.base import DROP, UNSURE, Judgement
-from assets.curation.ingest import open_catalog
-from assets.curation.packing import Kept, pack
-from assets.curation.pictures import dropped_grid, funnel_chart, mask_grid
-from assets.curation.pool import Workers
-from assets.curation.scan import DECODE, MASK, Scan, Task, scan_all
+from assets.curation.catalogue import open_catalog
+from assets.curation.crew import import_ahead
+from assets.curation.decide import decide
+from assets.curation.enrich import captions_by, cut_masks, masks_by, write_captions
+from assets.curation.outcome import report
+from assets.curation.packing import pack
+from assets.curation.scan import scan
 from assets.curation.specs import FilterSpec
-from assets.curation.suite import validate
 from infra.errors import BackdropError
+from infra.files import sha256_bytes
 from infra.jobs.spec import JobResult
+from infra.sources import source_hash
 
 if TYPE_CHECKING:
-    from infra.catalog import Catalog
+    from infra.catalog import Catalog, Delivery
     from infra.jobs.program import JobContext
-    from infra.shards import Slice
 
-_SHOWN = 200  # unsure masks listed in the result; all are in the catalog
+_JUDGING = ("assets.curation.filters", "assets.curation.duplicates", "infra.images")
+_PACKING = ("infra.images", "infra.shards")
 
 
 def run(spec: FilterSpec, job: JobContext) -> JobResult:
     """Filter the delivery `spec.delivery` as the catalog knows it."""
     started = time.monotonic()
     catalog = open_catalog()
-    batch = Batch(list(catalog.sightings(spec.delivery)))
-    if not batch.rows:
+    delivery, total = _opened(catalog, spec)
+    cv2.setNumThreads(1)  # the workers already use every core
+    import_ahead("assets.curation.ahead")
+    # The workers decode while this process imports what only the end needs.
+    threading.Thread(target=_load_ahead, name="imports", daemon=True).start()
+    run_scan(spec, job, catalog, total)
+    kept = decide(spec, catalog, delivery.kind, lambda done, of: job.progress("near duplicates", done, of, "groups"))
+    if spec.config.masks:
+        cut_masks(spec, catalog, _steps(job, "masks", kept))
+    captioner = write_captions(spec, catalog, job.store, _steps(job, "captions", kept))
+    slices = pack(spec, catalog, job.store, code_of(_PACKING), _steps(job, "pack", kept), captioner)
+    catalog.commit_slices(spec.delivery, slices)
+    return report(spec, job, catalog, delivery, slices, masks_by(spec), captioner, time.monotonic() - started)
+
+
+def run_scan(spec: FilterSpec, job: JobContext, catalog: Catalog, total: int) -> None:
+    """The first barrier, or one part of it."""
+    counts = scan(spec, catalog, code_of(_JUDGING), _steps(job, "decode and judge", total))
+    job.log.info("scanned: %s", dict(counts))
+
+
+def scan_part(spec: FilterSpec, job: JobContext) -> JobResult:
+    """The verb `scan`: one of `spec.parts` processes that scan the delivery together."""
+    catalog = open_catalog()
+    _, total = _opened(catalog, spec)
+    run_scan(spec, job, catalog, total)
+    return JobResult(data={"part": spec.part, "parts": spec.parts})
+
+
+def pack_part(spec: FilterSpec, job: JobContext) -> JobResult:
+    """The verb `pack`: one of `spec.parts` processes that pack the keep list together; nothing counts before `filter`
+    has run, which finds all of it done.
+    """
+    catalog = open_catalog()
+    import_ahead("assets.curation.ahead")
+    _, total = _opened(catalog, spec)
+    captioner = captions_by(spec, job.store)
+    slices = pack(spec, catalog, job.store, code_of(_PACKING), _steps(job, "pack", total), captioner)
+    return JobResult(data={"part": spec.part, "parts": spec.parts, "slices": len(slices)})
+
+
+def code_of(modules: tuple[str, ...]) -> str:
+    """The hash of the code that decides what a slice holds."""
+    return sha256_bytes("".join(source_hash(name) for name in modules).encode())
+
+
+def _opened(catalog: Catalog, spec: FilterSpec) -> tuple[Delivery, int]:
+    delivery, total = catalog.delivery(spec.delivery), catalog.count_sightings(spec.delivery)
+    if delivery is None or total == 0:
         raise BackdropError(
             f"the catalog knows no picture of the delivery '{spec.delivery}'",
             f"materialise raw_images[{spec.delivery}]",
         )
-    config = spec.config
-    cv2.setNumThreads(1)  # the workers already use every core
-    # The workers decode while this process imports what only the end needs.
-    threading.Thread(target=_load_ahead, name="imports", daemon=True).start()
-    with Workers(config.workers) as workers:
-        _scan(batch, spec, job, workers, earlier_pictures(catalog, spec.delivery))
-        batch.drop_copies(config, lambda done, total: job.progress("near duplicates", done, total, "images"))
-        kept = batch.kept()
-        slices = pack(
-            job.store,
-            spec.delivery,
-            kept,
-            workers,
-            slice_size=config.slice_size,
-            max_side=config.max_side,
-            progress=lambda done, total: job.progress("pack", done, total, "images"),
-            note=lambda one, reason: batch.judge(one.row.image_id, Judgement(MASK, "1", UNSURE, 0.0, reason)),
-        )
-    _commit(catalog, spec.delivery, batch, slices, kept)
-    return _report(spec, job, batch, slices, time.monotonic() - started)
+    return delivery, total
 
 
-def _load_ahead() -> None:
-    """What packing needs first; who asks for the rest too early waits on Python's own import lock."""
+def _steps(job: JobContext, stage: str, total: int) -> Callable[[int], None]:
+    """A counter that reports progress."""
+    done = 0
+
+    def step(more: int) -> None:
+        nonlocal done
+        done += more
+        job.progress(stage, done, total, "images")
+
+    return step
+
+
+def _load_ahead() -> Any:
     from assets.curation.suite import load_great_expectations
-    from infra._compat.streaming import load
 
-    # A hundred thousand objects that live to the end: the collector need not visit them, now or at exit.
-    gc.disable()
-    try:
-        load()
-        load_great_expectations()
-        gc.freeze()
-    finally:
-        gc.enable()
-
-
-def _scan(batch: Batch, spec: FilterSpec, job: JobContext, workers: Workers, known: Known) -> None:
-    batch.drop_exact(known)
-    tasks = batch.tasks()
-    minimum = spec.config.min_size or spec.image_size
-    scans = workers.map(scan_all, tasks, spec.config, minimum, dead=_dead)
-    for done, found in enumerate(scans, start=1):
-        batch.add(found)
-        job.progress("decode and judge", done, len(tasks), "images")
-
-
-def _dead(task: Task) -> Scan:
-    reason = "corrupt: the decoder's process died on it"
-    return Scan(task.index, (Judgement(DECODE, "1", DROP, 0.0, reason),))
-
-
-def _commit(catalog: Catalog, delivery: str, batch: Batch, slices: list[Slice], kept: list[Kept]) -> None:
-    catalog.set_phashes(batch.phashes())
-    catalog.clear_verdicts(delivery)
-    catalog.write_verdicts(delivery, batch.verdicts())
-    by_split = {split: [one.row.image_id for one in kept if one.row.split == split] for split in ("train", "holdout")}
-    members: dict[str, list[str]] = {}
-    for piece in slices:
-        ids = by_split[piece.split]
-        members[piece.id], by_split[piece.split] = ids[: piece.samples], ids[piece.samples :]
-    catalog.commit_slices(delivery, slices, members)
-
-
-def _report(spec: FilterSpec, job: JobContext, batch: Batch, slices: list[Slice], seconds: float) -> JobResult:
-    funnel, truth, unsure = batch.funnel(), batch.truth(), batch.unsure_masks()
-    kept = sum(piece.samples for piece in slices)
-    checks = validate(
-        batch.table(), min_size=spec.config.min_size or spec.image_size, max_aspect=spec.config.max_aspect
-    )
-    pictures = {"Funnel": job.put_png("funnel.png", funnel_chart(funnel, spec.delivery))}
-    dropped = batch.dropped_examples(limit=60)
-    if dropped:
-        pictures["Dropped, and why"] = job.put_png("dropped.png", dropped_grid(dropped))
-    if unsure:
-        examples = batch.unsure_examples(limit=48)
-        pictures["Unsure masks"] = job.put_png("unsure_masks.png", mask_grid(examples))
-    files = {
-        "funnel": job.put_json("funnel.json", funnel),
-        "truth": job.put_json("truth.json", truth),
-        "unsure_masks": job.put_json("unsure_masks.json", unsure),
-    }
-    metadata: dict[str, Any] = {
-        "files": len(batch.rows),
-        "kept": kept,
-        "held_out": sum(piece.samples for piece in slices if piece.split == "holdout"),
-        "slices": len(slices),
-        "masks": batch.mask_count(),
-        "unsure_masks": len(unsure),
-        "seconds": round(seconds, 2),
-        "images_per_second": round(len(batch.rows) / max(seconds, 1e-6), 1),
-        **{f"dropped: {step['filter']}": step["dropped"] for step in funnel if step["dropped"]},
-    }
-    data = {
-        "slices": [{"id": p.id, "prefix": p.prefix, "samples": p.samples, "split": p.split} for p in slices],
-        "images": kept,
-        "funnel": funnel,
-        "truth": truth,
-        "unsure_masks": unsure[:_SHOWN],
-    }
-    return JobResult(metadata=metadata, files=files, data=data, pictures=pictures, checks=checks)
+    return load_great_expectations()

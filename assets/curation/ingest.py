@@ -1,136 +1,78 @@
-"""The verb `ingest`: every picture of a delivery becomes a row of the catalog; its bytes stay where they are.
+"""The verb `ingest`: a delivery's listing becomes rows of the catalog; its pictures stay where they are, unread.
 
-An image is its SHA-256: a file that is met twice is one image with two sightings. Running again changes nothing.
+The listing streams from the reader into COPY, so nothing grows with the delivery. Running again changes nothing.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import ValidationError
 
+from assets.curation.catalogue import open_catalog
 from assets.curation.readers import Item, read_delivery
 from assets.curation.specs import CatalogueSection, IngestSpec
+from infra.catalog.rows import SightingRow
 from infra.errors import BackdropError, nearest
 from infra.files import canonical_json, sha256_bytes
-from infra.images import BadImage, probe
 from infra.jobs.spec import JobResult
-from infra.object_store import ObjectMissing, ObjectStore, read_uri
+from infra.object_store import ObjectStore
 
 if TYPE_CHECKING:
-    from infra.catalog import Catalog, SightingRow
     from infra.jobs.program import JobContext
 
-_AHEAD = 256  # files read ahead of the catalog
-_READERS = 8
-
-T = TypeVar("T")
-R = TypeVar("R")
+_UPLOADS = 8  # at once
 
 
 def run(spec: IngestSpec, job: JobContext) -> JobResult:
-    """Read the delivery `spec.uri` into the catalog as `spec.delivery`."""
+    """Read the delivery `spec.uri` into the catalog as `spec.delivery`.
+
+    Its data version is the hash of the listing: it changes when a file, its size or time, or a caption does.
+    """
     rendered = spec.uri.startswith("sample://")
     place = render_delivery(spec, job) if rendered else spec.uri
     catalog = open_catalog()
     catalog.add_delivery(spec.delivery, spec.uri, "sample" if rendered else "pictures")
-    items = list(read_delivery(place))
-    job.log.info("%d pictures in %s", len(items), place)
-    tally = Tally()
+    listing = sha256()
+    seen = {"files": 0, "without_caption": 0, "problems": 0}
 
     def rows() -> Iterator[SightingRow]:
-        for done, row in enumerate(ordered_map(lambda item: read_item(item, spec.licence), items), start=1):
-            tally.add(row)
-            job.progress("ingest", done, len(items), "images")
+        for item in read_delivery(place):
+            row = row_of(item, spec.licence)
+            listing.update(canonical_json([row.uri, row.etag, row.captions, row.mask_uri, row.split, row.problem]))
+            seen["files"] += 1
+            seen["without_caption"] += not row.captions
+            seen["problems"] += bool(row.problem)
+            if seen["files"] % 1000 == 0:
+                job.progress("list", seen["files"], 0, "files")
             yield row
 
-    catalog.ingest(spec.delivery, rows())
-    return JobResult(metadata=tally.shown(), data={**tally.shown(), "place": place})
+    count = catalog.ingest(spec.delivery, rows())
+    job.log.info("%d pictures in %s", count, place)
+    # What is rendered is the same wherever and whenever it is.
+    version = sha256_bytes(place.rsplit("/", 1)[-1].encode()) if rendered else listing.hexdigest()
+    return JobResult(metadata={**seen}, data={**seen, "place": place, "data_version": version})
 
 
-def read_item(item: Item, licence: str) -> SightingRow:
-    """One picture's catalog row: id, size in bytes, and what its header claims. A vanished file has no id.
-
-    Raises BackdropError when the file is there but may not be read.
-    """
-    from infra.catalog import SightingRow
-
-    try:
-        data = read_uri(item.uri)
-    except ObjectMissing:
-        data = None
-    kind, width, height = "", 0, 0
-    if data is not None:
-        try:
-            kind, width, height = probe(data)
-        except BadImage:
-            kind = "unreadable"
+def row_of(item: Item, licence: str) -> SightingRow:
+    """A delivered picture as a row of the catalog."""
     return SightingRow(
         uri=item.uri,
-        image_id=None if data is None else sha256_bytes(data),
-        bytes=0 if data is None else len(data),
-        format=kind,
-        width=width,
-        height=height,
+        etag=item.etag,
         licence=item.licence or licence,
         source=item.source,
         captions=list(item.captions),
         mask_uri=item.mask_uri,
         attributes=dict(item.attributes),
         split=item.split,
+        problem=item.problem,
     )
-
-
-class Tally:
-    """Counts of what was read."""
-
-    def __init__(self) -> None:
-        self.seen: set[str] = set()
-        self.files = self.missing = self.unreadable = self.bytes = self.uncaptioned = 0
-
-    def add(self, row: SightingRow) -> None:
-        self.files += 1
-        if row.image_id is None:
-            self.missing += 1
-            return
-        self.seen.add(row.image_id)
-        self.bytes += row.bytes
-        self.unreadable += row.format == "unreadable"
-        self.uncaptioned += not row.captions
-
-    def shown(self) -> dict[str, int]:
-        """Plain numbers for the asset's page."""
-        return {
-            "files": self.files,
-            "images": len(self.seen),
-            "exact_duplicates": self.files - self.missing - len(self.seen),
-            "unreadable": self.unreadable,
-            "missing": self.missing,
-            "without_caption": self.uncaptioned,
-            "bytes": self.bytes,
-        }
-
-
-def ordered_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`map` in threads with a bounded look-ahead; results in order, the first error stops it."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        pending: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) >= _AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def parse_sample_uri(uri: str, options: CatalogueSection | None = None) -> CatalogueSection:
@@ -189,20 +131,7 @@ def _upload(store: ObjectStore, prefix: str, manifest: Path) -> None:
         return
     folder = manifest.parent
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != manifest]
-    for _ in ordered_map(lambda path: store.put_file(f"{prefix}/{path.relative_to(folder).as_posix()}", path), files):
-        pass
+    with ThreadPoolExecutor(_UPLOADS) as pool:
+        for _ in pool.map(lambda path: store.put_file(f"{prefix}/{path.relative_to(folder).as_posix()}", path), files):
+            pass
     store.put_file(last, manifest)
-
-
-def open_catalog() -> Catalog:
-    """The catalog named by the environment. Raises BackdropError when none is."""
-    from infra.catalog import Catalog
-    from infra.settings import Settings
-
-    url = Settings.load().catalog_url
-    if not url:
-        raise BackdropError(
-            "no catalog database is configured (BACKDROP_CATALOG_URL is empty)",
-            "start the job through `make run`, or give the URL of a PostgreSQL database",
-        )
-    return Catalog(url)

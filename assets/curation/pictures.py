@@ -42,7 +42,7 @@ def dropped_grid(examples: Sequence[tuple[np.ndarray | None, str, str]]) -> byte
     return _grid([(thumb, f"{reason} [{name}]") for thumb, name, reason in examples])
 
 
-def mask_grid(examples: Sequence[tuple[np.ndarray, str]]) -> bytes:
+def mask_grid(examples: Sequence[tuple[np.ndarray | None, str]]) -> bytes:
     """Thumbnails with a label below. PNG."""
     return _grid(list(examples))
 

@@ -1,180 +1,227 @@
-"""What one worker does with one picture: read, decode, judge, fingerprint, and cut a mask where none came along.
+"""The first barrier: slices of a delivery in parallel; each picture is read, made safe, judged and fingerprinted.
 
-A worker holds one picture at a time. Whatever the bytes are, the answer is a `Scan`; only a dead process is none.
+    sightings ─► slices ─► [read ─► SHA-256 ─► safe decoding ─► filters, cheapest first ─► hash and sketch] ─► catalog
+
+A slice's findings are one transaction. Its id is the hash of what it holds and of how it is judged, so a re-run scans
+exactly the slices that are not in the catalog. What cannot be decoded keeps its bytes in quarantine.
 """
 
 from __future__ import annotations
 
-import resource
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assets.curation.duplicates import phash, thumbnail
-from assets.curation.filters.base import DROP, KEEP, UNSURE, Judgement
-from assets.curation.filters.size import SizeFilter
-from assets.curation.filters.text_overlay import TextOverlayFilter
-from assets.curation.specs import CurationSection
-from infra.errors import BackdropError
-from infra.files import sha256_bytes
-from infra.images import BadImage, decode, decode_mask, encode_jpeg, encode_png, probe, shrink
-from infra.object_store import ObjectMissing, read_uri
-from infra.processes import end_with_parent
+from assets.curation.chunks import chunks
+from assets.curation.crew import Crew, Hands
+from assets.curation.duplicates import fingerprint, thumbnail
+from assets.curation.filters.base import DROP, FIX, KEEP, Judgement, Picture
+from assets.curation.specs import CurationSection, FilterSpec
+from infra.catalog.deciding import TAKEN
+from infra.catalog.rows import QuarantineRow, ScannedRow, SightingRow, VerdictRow
+from infra.errors import BackdropError, ServiceError
+from infra.files import canonical_json, sha256_bytes
+from infra.images import BadImage, prepare
+from infra.object_store import ObjectMissing, ObjectStore, open_store, read_uri
 
-DECODE, MASK = "decode", "mask"
-_VERSION = "1"
-_MEMORY = 6 << 30  # bytes of address space per worker: a bomb that slips through ends here, not in the kernel
+if TYPE_CHECKING:
+    from assets.curation.filters.base import PictureFilter
+    from infra.catalog import Catalog
 
-
-@dataclass(frozen=True)
-class Task:
-    """One picture to scan: its place in the delivery, its id and where its bytes and its mask are."""
-
-    index: int
-    image_id: str
-    uri: str
-    mask_uri: str | None
+READ, DECODE, CAPTION = "read", "decode", "caption"
+_VERSION = "2"
 
 
 @dataclass(frozen=True)
-class Scan:
-    """What was found out about one picture."""
+class Slice:
+    """Sightings that are scanned together."""
 
-    index: int
-    judgements: tuple[Judgement, ...]
-    width: int = 0
-    height: int = 0
-    phash: int = 0
-    thumb: np.ndarray | None = None  # uint8 (THUMB, THUMB, 3)
-    mask: bytes = b""  # PNG of a mask found here, at the packed picture's size
-    confidence: float | None = None  # of a mask found here
-
-    @property
-    def dropped(self) -> Judgement | None:
-        """The first filter that drops the picture."""
-        return next((judgement for judgement in self.judgements if judgement.decision == DROP), None)
+    id: str
+    rows: list[SightingRow]
 
 
-def prepare_worker() -> None:
-    """Once per process: one thread (the pool uses every core), a limit on memory, and no life after the parent."""
+@dataclass
+class Found:
+    """What the scan of one slice writes to the catalog."""
+
+    rows: list[ScannedRow] = field(default_factory=list)
+    verdicts: list[VerdictRow] = field(default_factory=list)
+    quarantined: list[QuarantineRow] = field(default_factory=list)
+
+
+def scan(
+    spec: FilterSpec,
+    catalog: Catalog,
+    code: str,
+    progress: Callable[[int], None],
+) -> Counter[str]:
+    """Scans what is not scanned yet; counts of what happened. `code` is the hash of the code that judges."""
+    done, counts = catalog.scanned_slices(spec.delivery), Counter[str]()
+    current: set[str] = set()
+
+    def missing() -> Iterator[Slice]:
+        for piece in slices_of(catalog.sightings(spec.delivery), spec, code):
+            current.add(piece.id)
+            if int(piece.id[:8], 16) % spec.parts != spec.part:
+                continue
+            if piece.id in done:
+                counts["reused"] += len(piece.rows)
+                progress(len(piece.rows))
+            else:
+                yield piece
+
+    with Crew(spec.config.workers, partial(scan_slice, spec), prepare=partial(_prepare, spec)) as crew:
+        for found in crew.map(missing()):
+            counts.update(found)
+            progress(found["scanned"])
+    if spec.parts == 1:
+        catalog.forget_scans(spec.delivery, done - current)
+    return counts
+
+
+def slices_of(rows: Iterator[SightingRow], spec: FilterSpec, code: str) -> Iterator[Slice]:
+    """The delivery's slices, in the order of its URIs."""
+    how = {"code": code, "config": spec.config.judging(), "min_size": spec.min_size, "store": spec.store}
+    for held in chunks(rows, lambda row: row.uri, spec.config.slice_size):
+        what = [[row.id, row.uri, row.etag, row.captions, row.problem] for row in held]
+        yield Slice(sha256_bytes(canonical_json([how, what])), held)
+
+
+# ── in a worker ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a worker keeps from slice to slice."""
+
+    filters: list[PictureFilter]
+    catalog: Catalog
+    store: ObjectStore
+    config: CurationSection
+
+
+def _tools(spec: FilterSpec) -> Tools:
+    return _tools_for(spec.model_dump_json())
+
+
+@lru_cache(maxsize=1)
+def _tools_for(text: str) -> Tools:
+    spec = FilterSpec.model_validate_json(text)
+    from assets.curation.catalogue import open_catalog
+    from assets.curation.filters import build_filters
+
+    every = build_filters(spec.config.filters, spec.min_size)
+    filters = [one for one in every if one.name not in spec.config.skip]
+    return Tools(filters, open_catalog(), open_store(spec.store), spec.config)
+
+
+def _prepare(spec: FilterSpec) -> None:
+    """Once per worker: one thread, for the crew uses every core; filters with their models loaded."""
     import cv2
 
     cv2.setNumThreads(1)
-    end_with_parent()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = _MEMORY if hard == resource.RLIM_INFINITY else min(_MEMORY, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    _tools(spec)
 
 
-def scan_all(tasks: list[Task], config: CurationSection, min_size: int) -> list[Scan]:
-    """`scan` for each task, in order."""
-    return [scan(task, config, min_size) for task in tasks]
+def scan_slice(spec: FilterSpec, piece: Slice, hands: Hands, poisoned: Mapping[int, str]) -> Counter[str]:
+    """Scans and commits one slice; counts by decision of its pictures."""
+    tools, found, counts = _tools(spec), Found(), Counter[str]()
+    taken = tools.catalog.taken_down()
+    judged = []
+    for index, row in enumerate(piece.rows):
+        hands.take(index)
+        judged.append(look_at(row, spec.delivery, tools, found, taken, poisoned.get(index)))
+    hands.drop()
+    tools.catalog.commit_scan(spec.delivery, piece.id, found.rows, found.verdicts, found.quarantined)
+    counts.update(judged)
+    counts["scanned"] = len(piece.rows)
+    return counts
 
 
-def scan(task: Task, config: CurationSection, min_size: int) -> Scan:
-    """Judge one picture. Filters run cheapest first and stop at the first drop."""
-    image = _read(task, config)
-    if isinstance(image, Judgement):
-        return Scan(task.index, (image,))
-    height, width = image.shape[:2]
-    judgements = [Judgement(DECODE, _VERSION, KEEP, width * height)]
-    filters = (SizeFilter(min_size, config.max_aspect), TextOverlayFilter(config.text_glyphs))
-    for check in filters:
-        judgements.append(check.judge(image))
-        if judgements[-1].decision == DROP:
-            return Scan(task.index, tuple(judgements), width, height, thumb=thumbnail(image))
-    mask, confidence = b"", None
-    if task.mask_uri is None:
-        mask, confidence = _found_mask(image, config)
-        judgements.append(_mask_judgement(confidence, config.mask_confidence))
-    return Scan(task.index, tuple(judgements), width, height, phash(image), thumbnail(image), mask, confidence)
+def look_at(
+    row: SightingRow, delivery: str, tools: Tools, found: Found, taken: Collection[str], poison: str | None = None
+) -> str:
+    """Adds to `found` what one sighting shows and what the filters say; returns 'kept' or what dropped it.
 
+    Of an image that was `taken` down nothing is looked at, and nothing kept.
+    """
 
-def _read(task: Task, config: CurationSection) -> np.ndarray | Judgement:
+    def say(image_id: str | None, one: Judgement) -> None:
+        found.verdicts.append(
+            VerdictRow(row.id, image_id, one.filter, one.version, one.decision, one.score, one.reason, one.detail)
+        )
+
+    problem, data = _read(row)
+    if data is None:
+        found.rows.append(ScannedRow(row.id, None))
+        found.quarantined.append(QuarantineRow(row.id, row.uri, None, "unreadable", problem, 0, ""))
+        say(None, Judgement(READ, _VERSION, DROP, 0.0, problem))
+        return READ
+    image_id = sha256_bytes(data)
+    if image_id in taken:
+        found.rows.append(ScannedRow(row.id, image_id))
+        return TAKEN
     try:
-        data = read_uri(task.uri)
-    except ObjectMissing:
-        return Judgement(DECODE, _VERSION, DROP, 0, "vanished: the file is no longer there")
-    except BackdropError as error:
-        return Judgement(DECODE, _VERSION, DROP, 0, f"unreadable: {error.what}")
-    if sha256_bytes(data) != task.image_id:
-        return Judgement(DECODE, _VERSION, DROP, 0, "changed: the file is no longer the one that was ingested")
-    try:
-        return decode(data, int(config.max_megapixels * 1e6))
+        if poison is not None:
+            raise BadImage("poisoned", poison)
+        picture = prepare(data, max_pixels=int(tools.config.max_megapixels * 1e6), max_side=None)
     except BadImage as error:
-        return Judgement(DECODE, _VERSION, DROP, 0, error.what)
-    except MemoryError:
-        return Judgement(DECODE, _VERSION, DROP, 0, "too many pixels: the worker ran out of memory")
+        key = f"quarantine/{delivery}/{image_id}"
+        tools.store.put(key, data)
+        found.rows.append(ScannedRow(row.id, image_id, len(data)))
+        found.quarantined.append(QuarantineRow(row.id, row.uri, image_id, error.reason, error.detail, len(data), key))
+        say(image_id, Judgement(DECODE, _VERSION, DROP, 0.0, error.what))
+        return DECODE
+    pixels = picture.width * picture.height
+    reason = "fixed: " + ", ".join(name.replace("_", " ") for name in picture.fixes) if picture.fixes else ""
+    say(image_id, Judgement(DECODE, _VERSION, FIX if picture.fixes else KEEP, pixels, reason))
+    shown = Picture(image_id, picture.pixels, tuple(row.captions), picture.format, len(data), picture.fixes)
+    dropped, cleaned = "", None
+    for check in tools.filters:
+        one = check.judge(shown)
+        say(image_id, one)
+        if one.filter == CAPTION and one.decision == FIX and one.detail is not None:
+            cleaned = list(one.detail["captions"])
+        if one.decision == DROP:
+            dropped = dropped or one.filter
+            if not tools.config.audit:
+                break
+    value, small = (None, None) if dropped else fingerprint(picture.pixels)
+    size, kind, width, height = len(picture.data), picture.format, picture.width, picture.height
+    found.rows.append(ScannedRow(row.id, image_id, size, kind, width, height, value, small, cleaned))
+    return dropped or "kept"
 
 
-def _found_mask(image: np.ndarray, config: CurationSection) -> tuple[bytes, float]:
-    from evaluation.segmentation import segment
-
-    packed = shrink(image, config.max_side)
-    mask, confidence = segment(packed)
-    sure = confidence >= config.mask_confidence
-    return (encode_png(mask.astype(np.uint8) * 255) if sure else b""), round(confidence, 4)
-
-
-def _mask_judgement(confidence: float, needed: float) -> Judgement:
-    from evaluation.segmentation import VERSION
-
-    if confidence >= needed:
-        return Judgement(MASK, VERSION, KEEP, confidence)
-    reason = f"unsure mask: confidence {confidence:.2f}, {needed:.2f} are needed; packed without a mask"
-    return Judgement(MASK, VERSION, UNSURE, confidence, reason)
+def _read(row: SightingRow) -> tuple[str, bytes | None]:
+    """(why there are no bytes, or "", the bytes)."""
+    if row.problem:
+        return row.problem, None
+    try:
+        return "", read_uri(row.uri)
+    except ServiceError:
+        raise  # nobody's picture: the slice is scanned again once the service is back
+    except ObjectMissing:
+        return "vanished: listed, but no longer there", None
+    except BackdropError as error:
+        return f"unreadable: {error.what}", None
 
 
-def look(uri: str, image_id: str) -> np.ndarray | None:
-    """The thumbnail of a picture kept earlier; None where it is gone or changed."""
+def picture_at(uri: str, image_id: str) -> np.ndarray | None:
+    """A picture's pixels; None where it is gone, changed or does not decode."""
     try:
         data = read_uri(uri)
-        return thumbnail(decode(data)) if sha256_bytes(data) == image_id else None
+        return prepare(data).pixels if sha256_bytes(data) == image_id else None
     except BackdropError:
         return None
 
 
-@dataclass(frozen=True)
-class Packed:
-    """A picture as it goes into a shard: image bytes, mask PNG (b"" = none), upright width and height."""
-
-    image: bytes
-    mask: bytes
-    width: int
-    height: int
-    note: str = ""  # why a delivered mask was left out
-
-
-def pack_all(tasks: list[tuple[str, str | None, bytes, int, int]], max_side: int) -> list[Packed]:
-    """`pack` for each (uri, mask uri, found mask, upright width, upright height), in order."""
-    return [pack(*task, max_side) for task in tasks]
-
-
-def pack(uri: str, mask_uri: str | None, mask: bytes, width: int, height: int, max_side: int) -> Packed:
-    """The original bytes, or a smaller copy (JPEG, quality 95) where a side is longer than `max_side`."""
-    data = read_uri(uri)
-    if max(width, height) > max_side:
-        image = shrink(decode(data), max_side)
-        data, (height, width) = encode_jpeg(image, 95), image.shape[:2]
-    if mask_uri is None:
-        return Packed(data, mask, width, height)
-    try:
-        given = read_uri(mask_uri)
-        return Packed(data, _delivered_mask(given, width, height), width, height)
-    except BackdropError as error:
-        return Packed(data, b"", width, height, f"mask not usable: {error.what}")
-
-
-def _delivered_mask(data: bytes, width: int, height: int) -> bytes:
-    """A delivered mask at the packed picture's size; passed on bit for bit where it already is a grey PNG of it."""
-    import cv2
-
-    grey_png = data[24:26] == b"\x08\x00"  # IHDR: 8 bits, grey
-    same = probe(data) == ("png", width, height)
-    mask = decode_mask(data)
-    if same and grey_png:
-        return data
-    if abs(mask.shape[1] * height - mask.shape[0] * width) > 0.02 * width * height:
-        raise BackdropError(f"the mask is {mask.shape[1]} × {mask.shape[0]}, the picture {width} × {height}")
-    full = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    return encode_png(full * 255)
+def look(uri: str, image_id: str) -> np.ndarray | None:
+    """The thumbnail of a picture; None where there is none any more."""
+    pixels = picture_at(uri, image_id)
+    return None if pixels is None else thumbnail(pixels)

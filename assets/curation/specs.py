@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from assets.curation.captions.settings import CaptionSection
+from assets.curation.filters import ORDER
+from assets.curation.filters.settings import FilterSection
+from assets.curation.segmenter import SegmentSection
+from infra.errors import nearest
 from infra.jobs.spec import JobSpec
 
 
@@ -25,19 +32,40 @@ class CurationSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_size: int | None = Field(None, ge=1, description="shorter side in pixels; None: the preset's image size")
-    max_aspect: float = Field(4.0, gt=1, description="longer over shorter side")
     max_megapixels: float = Field(64.0, gt=0, description="larger pictures are refused before they are decoded")
     max_side: int = Field(1024, ge=64, description="longer side of a packed picture; larger ones are re-encoded")
+    filters: FilterSection = Field(default_factory=FilterSection, description="the filters and their thresholds")
+    skip: tuple[str, ...] = Field((), description="filters that are not run, by name")
+    audit: bool = Field(False, description="let every filter judge every picture, also those that one has dropped")
     hash_distance: int = Field(12, ge=0, le=24, description="of 64 bits; pairs up to this far are looked at")
     residual: float = Field(24.0, gt=0, description="grey levels two aligned copies may differ by anywhere")
-    text_glyphs: int = Field(4, ge=2, description="letters in one line that make a drawn text")
+    masks: bool = Field(True, description="cut a mask for pictures that came without one")
+    segmenter: SegmentSection = Field(
+        default_factory=SegmentSection, description="who cuts masks where none came along"
+    )
     mask_confidence: float = Field(0.8, ge=0, le=1, description="a found mask below this is not used")
-    slice_size: int = Field(1024, ge=1, description="pictures per slice")
+    captioner: CaptionSection = Field(default_factory=CaptionSection, description="who describes pictures")
+    recaption: Literal["missing", "all"] = Field("missing", description="which pictures the captioner describes")
+    slice_size: int = Field(1024, ge=1, description="pictures per slice, on average")
     workers: int = Field(2, ge=1, description="decoding processes")
+
+    def judging(self) -> dict[str, Any]:
+        """What decides a picture's verdicts."""
+        return self.model_dump(mode="json", include={"max_megapixels", "filters", "skip", "audit"})
+
+    @field_validator("skip")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in ORDER:
+                raise ValueError(
+                    f"there is no filter '{name}'.{nearest(name, ORDER)} The filters are {', '.join(ORDER)}"
+                )
+        return names
 
 
 class IngestSpec(JobSpec):
-    """Read a delivery into the catalog. Result data: {"images", "exact_duplicates", "unreadable", "bytes"}."""
+    """Read a delivery into the catalog. Result data: {"files", "captions", "problems", "place", "data_version"}."""
 
     delivery: str
     uri: str
@@ -46,8 +74,18 @@ class IngestSpec(JobSpec):
 
 
 class FilterSpec(JobSpec):
-    """Judge and pack a delivery. Result data: {"slices", "funnel", "truth", "unsure_masks", "images"}."""
+    """Judge and pack a delivery. Result data: {"slices", "funnel", "truth", "unsure_masks", "images"}.
+
+    Of `parts` processes on different machines each scans or packs its `part`.
+    """
 
     delivery: str
     image_size: int = Field(ge=1)
     config: CurationSection = Field(default_factory=CurationSection)
+    part: int = Field(0, ge=0)
+    parts: int = Field(1, ge=1)
+
+    @property
+    def min_size(self) -> int:
+        """The shorter side in pixels that a picture needs."""
+        return self.config.min_size or self.image_size

@@ -1,6 +1,7 @@
-"""The Great Expectations suite over a delivery's metadata, one row per file; its results are the asset's checks.
+"""The Great Expectations suite over a delivery's metadata, one row per picture; its results are the asset's checks.
 
-Batches of metadata are validated, never single images. The names below are static: the asset declares its checks by
+Rows stream through in chunks: Great Expectations counts within a chunk, the counts are added up, and the sums decide.
+So memory is that of a chunk, whatever the delivery. The names in CHECKS are static: the asset declares its checks by
 them without importing Great Expectations, which takes eight seconds.
 """
 
@@ -9,18 +10,25 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from infra.jobs.spec import Check
 
+if TYPE_CHECKING:
+    from infra.catalog.reporting import MetadataRow
+
+CHUNK = 10_000
+"""Rows per chunk: forty megabytes, and a tenth of a second of Great Expectations."""
+
 _FORMATS = ["jpeg", "png", "webp", "gif", "tiff", "bmp"]
+_EXAMPLES = 20
 
 
 @dataclass(frozen=True)
 class _Expectation:
-    """A named expectation: on all files or on the kept ones, how bad a failure is, and how it is built."""
+    """A named expectation: on all pictures or on the kept ones, how bad a failure is, and how it is built."""
 
     name: str
     rows: Literal["all", "kept"]
@@ -97,6 +105,20 @@ CHECKS = tuple(expectation.name for expectation in _SUITE)
 """Names of the checks, in order."""
 
 
+@dataclass(frozen=True)
+class Validation:
+    """What came out: one Check per name in CHECKS, in that order, and Great Expectations' own results."""
+
+    checks: list[Check]
+    results: Any  # great_expectations' ExpectationSuiteValidationResult over the whole delivery
+
+    def data_docs(self) -> bytes:
+        """Great Expectations' page about these results as one HTML file that asks for nothing else."""
+        from assets.curation.report.data_docs import page
+
+        return page(self.results)
+
+
 def load_great_expectations() -> Any:
     """The package, with its telemetry off. Takes eight seconds the first time."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
@@ -108,45 +130,149 @@ def load_great_expectations() -> Any:
     return great_expectations
 
 
-def validate(table: list[dict[str, Any]], *, min_size: int, max_aspect: float) -> list[Check]:
-    """Hold the metadata (rows of `Batch.table`) against the suite; one Check per name in CHECKS, in that order."""
+def validate(
+    rows: Iterable[MetadataRow], *, min_size: int, max_aspect: float, name: str = "delivery", chunk: int = CHUNK
+) -> Validation:
+    """Hold the metadata (`Catalog.metadata_rows`) against the suite.
+
+    The kept rows come in the order of their ids, so that no id can repeat across chunks unseen; ValueError if not.
+    """
     gx = load_great_expectations()
     import pandas as pd
+
+    from infra.catalog.reporting import MetadataRow
 
     # An ephemeral context: nothing is written anywhere, the results live in the asset's checks.
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
-    frame = pd.DataFrame(table)
-    source = context.data_sources.add_pandas("delivery")
+    source = context.data_sources.add_pandas(name)
     limits = {"min_size": float(min_size), "max_aspect": float(max_aspect)}
-    checks: dict[str, Check] = {}
-    for rows, part in (("all", frame), ("kept", frame[frame["kept"]])):
-        definition = source.add_dataframe_asset(rows).add_batch_definition_whole_dataframe(rows)
-        batch = definition.get_batch(batch_parameters={"dataframe": part})
-        wanted = [expectation for expectation in _SUITE if expectation.rows == rows]
-        suite = gx.ExpectationSuite(
-            name=rows,
-            expectations=[_named(one.build(gx.expectations, limits), one.name) for one in wanted],
-        )
-        results = batch.validate(suite, result_format="BASIC").results
-        by_name = {result.expectation_config.meta["check"]: result for result in results}
-        checks.update({one.name: _check(one, by_name[one.name]) for one in wanted})
-    return [checks[name] for name in CHECKS]
+    sums = {one.name: _Sum() for one in _SUITE}
+    definitions, suites = {}, {}
+    for part in ("all", "kept"):
+        definitions[part] = source.add_dataframe_asset(part).add_batch_definition_whole_dataframe(part)
+        wanted = [_built(one, gx.expectations, limits) for one in _SUITE if one.rows == part]
+        suites[part] = gx.ExpectationSuite(name=part, expectations=wanted)
+    batch = result = None
+    for piece in _chunks(rows, chunk):
+        frame = pd.DataFrame(piece, columns=list(MetadataRow._fields))
+        frame["kept"] = frame["kept"].astype(bool)  # also without a row to tell the type by
+        for part, table in (("all", frame), ("kept", frame[frame["kept"]])):
+            batch = definitions[part].get_batch(batch_parameters={"dataframe": table})
+            result = batch.validate(suites[part], result_format="BASIC")
+            for one in result.results:
+                sums[one.expectation_config.meta["check"]].add(one)
+    assert result is not None  # there is at least one chunk, if an empty one
+    _add_up(result, [sums[one] for one in CHECKS], name)
+    return Validation([_check(one, sums[one.name]) for one in _SUITE], result)
 
 
-def _named(expectation: Any, name: str) -> Any:
-    expectation.meta = {"check": name}
+def _built(one: _Expectation, expectations: Any, limits: dict[str, float]) -> Any:
+    expectation = one.build(expectations, limits)
+    expectation.meta = {"check": one.name}
+    expectation.severity = "critical" if one.severity == "error" else "warning"
     return expectation
 
 
-def _check(expectation: _Expectation, result: Any) -> Check:
-    found = result.result
-    metadata = {
-        name: found[name]
-        for name in ("observed_value", "element_count", "unexpected_count", "unexpected_percent")
-        if found.get(name) is not None
+def _chunks(rows: Iterable[MetadataRow], size: int) -> Iterator[list[MetadataRow]]:
+    """Chunks of about `size` rows that never part two kept rows of one id; one empty chunk where there is no row."""
+    piece: list[MetadataRow] = []
+    last, empty = "", True
+    for row in rows:
+        again = False
+        if row.kept and row.id is not None:
+            if row.id < last:
+                raise ValueError(f"kept rows must come in the order of their ids, but {row.id} comes after {last}")
+            again, last = row.id == last, row.id
+        if len(piece) >= size and not again:
+            yield piece
+            piece, empty = [], False
+        piece.append(row)
+    if piece or empty:
+        yield piece
+
+
+@dataclass
+class _Sum:
+    """One expectation's counts over the chunks so far."""
+
+    rows: int = 0
+    missing: int = 0
+    unexpected: int = 0
+    examples: list[Any] = field(default_factory=list)
+    error: str = ""
+    of_table: bool = False
+    result: Any = None
+
+    def add(self, one: Any) -> None:
+        found = one.result
+        self.result = one
+        self.of_table = "observed_value" in found
+        self.rows += int(found.get("observed_value", found.get("element_count", 0)) or 0)
+        self.missing += int(found.get("missing_count", 0) or 0)
+        self.unexpected += int(found.get("unexpected_count", 0) or 0)
+        self.examples = [*self.examples, *found.get("partial_unexpected_list", ())][:_EXAMPLES]
+        self.error = self.error or _raised(one.exception_info or {})
+
+    @property
+    def present(self) -> int:
+        return self.rows - self.missing
+
+    @property
+    def passed(self) -> bool:
+        if self.error:
+            return False
+        wanted = self.result.expectation_config.kwargs
+        if self.of_table:
+            return bool(self.rows >= wanted.get("min_value", 0))
+        return self.present == 0 or 1 - self.unexpected / self.present >= wanted.get("mostly", 1.0)
+
+    def numbers(self) -> dict[str, Any]:
+        """The sums under Great Expectations' names."""
+        if self.of_table:
+            return {"observed_value": self.rows}
+        share = 100.0 * self.unexpected / self.present if self.present else 0.0
+        return {
+            "element_count": self.rows,
+            "missing_count": self.missing,
+            "missing_percent": 100.0 * self.missing / self.rows if self.rows else 0.0,
+            "unexpected_count": self.unexpected,
+            "unexpected_percent": share,
+            "unexpected_percent_nonmissing": share,
+            "unexpected_percent_total": 100.0 * self.unexpected / self.rows if self.rows else 0.0,
+            "partial_unexpected_list": self.examples,
+        }
+
+
+def _raised(info: dict[str, Any]) -> str:
+    """What an expectation died of: told flat, or by metric."""
+    if info.get("exception_message"):
+        return str(info["exception_message"])
+    inner = [one for one in info.values() if isinstance(one, dict)]
+    return next((str(one["exception_message"]) for one in inner if one.get("exception_message")), "")
+
+
+def _add_up(result: Any, sums: list[_Sum], name: str) -> None:
+    """Makes `result`, which is that of the last chunk, the result of the whole delivery."""
+    for one in sums:
+        one.result.result, one.result.success = one.numbers(), one.passed
+    passed = sum(one.passed for one in sums)
+    result.results = [one.result for one in sums]
+    result.success = passed == len(sums)
+    result.suite_name = name
+    result.statistics = {
+        "evaluated_expectations": len(sums),
+        "successful_expectations": passed,
+        "unsuccessful_expectations": len(sums) - passed,
+        "success_percent": 100.0 * passed / len(sums),
     }
-    raised = (result.exception_info or {}).get("exception_message")
-    if raised:
-        metadata["error"] = str(raised)
-    return Check(name=expectation.name, passed=bool(result.success), severity=expectation.severity, metadata=metadata)
+
+
+def _check(expectation: _Expectation, found: _Sum) -> Check:
+    metadata = {name: value for name, value in found.numbers().items() if name in _SHOWN}
+    if found.error:
+        metadata["error"] = found.error
+    return Check(name=expectation.name, passed=found.passed, severity=expectation.severity, metadata=metadata)
+
+
+_SHOWN = ("observed_value", "element_count", "unexpected_count", "unexpected_percent")

@@ -1,8 +1,14 @@
 """The catalog: one class, whose methods are each one transaction that may be repeated and return plain records."""
 
+from infra.catalog.deciding import Deciding
 from infra.catalog.intake import Intake
 from infra.catalog.lineage import Lineage
+from infra.catalog.reporting import Reporting
+from infra.catalog.scanning import Scanning
+from infra.catalog.shown import ShownPictures
+from infra.catalog.takedowns import Takedowns
+from infra.catalog.tracing import Tracing
 
 
-class Catalog(Intake, Lineage):
+class Catalog(Intake, Scanning, Deciding, Lineage, Takedowns, ShownPictures, Tracing, Reporting):
     """`Catalog(url)`; `.upgrade()` makes the tables."""

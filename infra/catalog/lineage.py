@@ -1,8 +1,8 @@
-"""The catalog's second half: what was made of the images (slices, dataset versions, models)."""
+"""The catalog's last part: what was made of the images (slices, dataset versions, models)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from sqlalchemy import select, text, update
@@ -12,47 +12,68 @@ from infra.catalog.bulk import stage
 from infra.catalog.connection import CatalogDatabase, lock_delivery, set_state
 from infra.catalog.models import DatasetVersionRecord, ModelRecord, SliceMember, SliceRecord
 from infra.catalog.rows import Model
+from infra.errors import BackdropError
 from infra.shards import DatasetVersion, Slice
 
 _WRITE_MEMBERS = """
-    INSERT INTO slice_members (delivery, slice_id, image_id)
-    SELECT DISTINCT :delivery, slice_id, image_id FROM members ORDER BY slice_id, image_id
+    INSERT INTO slice_members (delivery, slice_id, image_id, shard, place)
+    SELECT :delivery, :slice, image_id, shard, place FROM members ORDER BY image_id
     ON CONFLICT DO NOTHING
 """
+_MEMBER = [("image_id", "text"), ("shard", "text"), ("place", "int")]
 
 
 class Lineage(CatalogDatabase):
     """Slices and their members, dataset versions, models."""
 
-    def commit_slices(
-        self, delivery: str, slices: Sequence[Slice], members: Mapping[str, Iterable[str]] | None = None
-    ) -> None:
-        """Makes these the delivery's current slices and all its older ones 'replaced', in one transaction.
+    def staged_slices(self, delivery: str) -> dict[str, Slice]:
+        """The slices of the delivery that need not be packed again, by the chunk of the keep list that they hold."""
+        table = SliceRecord
+        query = select(table.chunk, table.id, table.prefix, table.samples, table.split, table.bucket)
+        query = query.where(table.delivery == delivery, table.chunk != "", table.state != "withdrawn")
+        with self._transaction() as connection:
+            return {row.chunk: Slice(*row[1:]) for row in connection.execute(query)}
 
-        `members` tells by slice id which images a slice holds; near duplicates in later deliveries and takedowns
-        are looked up there.
-        """
-        pairs = [(piece, image) for piece, images in (members or {}).items() for image in images]
+    def stage_slice(self, delivery: str, piece: Slice, chunk: str, members: Iterable[tuple[str, str, int]]) -> None:
+        """Records a slice that is packed but does not count yet; `members` are (image id, shard file, place in it)."""
+        values = {"prefix": piece.prefix, "split": piece.split, "samples": piece.samples}
+        values |= {"bucket": piece.bucket, "chunk": chunk}
+        with self._transaction() as connection:
+            statement = insert(SliceRecord).values(delivery=delivery, id=piece.id, state="staged", **values)
+            connection.execute(statement.on_conflict_do_update(index_elements=["delivery", "id"], set_=values))
+            stage(connection, "members", _MEMBER, members)
+            connection.execute(text(_WRITE_MEMBERS), {"delivery": delivery, "slice": piece.id})
+
+    def commit_slices(self, delivery: str, slices: Sequence[Slice]) -> None:
+        """Makes these the delivery's current slices and all its older ones 'replaced', in one transaction."""
         with self._transaction() as connection:
             lock_delivery(connection, delivery)
             table = SliceRecord
-            connection.execute(update(table).where(table.delivery == delivery).values(state="replaced"))
+            live = (table.delivery == delivery) & (table.state != "withdrawn")
+            connection.execute(update(table).where(live, table.state == "current").values(state="replaced"))
             for piece in slices:
                 values = {"prefix": piece.prefix, "split": piece.split, "samples": piece.samples}
-                values |= {"state": "current"}
+                values |= {"bucket": piece.bucket, "state": "current"}
                 statement = insert(table).values(delivery=delivery, id=piece.id, **values)
-                connection.execute(statement.on_conflict_do_update(index_elements=["delivery", "id"], set_=values))
-            stage(connection, "members", [("slice_id", "text"), ("image_id", "text")], pairs)
-            connection.execute(text(_WRITE_MEMBERS), {"delivery": delivery})
+                written = connection.execute(
+                    statement.on_conflict_do_update(
+                        index_elements=["delivery", "id"], set_=values, where=table.state != "withdrawn"
+                    )
+                )
+                if written.rowcount == 0:
+                    raise BackdropError(
+                        f"the slice {piece.id[:12]} of '{delivery}' was withdrawn while it was packed",
+                        "run again: what was taken down is left out",
+                    )
             set_state(connection, delivery, "filtered")
 
     def slices(self, split: str | None = None, delivery: str | None = None) -> list[Slice]:
-        """The current slices, of one split or delivery if asked, in the order of delivery, split and id."""
+        """The current slices, of one split or delivery if asked, in the order of delivery, split, bucket and id."""
         table = SliceRecord
         query = (
-            select(table.id, table.prefix, table.samples, table.split)
+            select(table.id, table.prefix, table.samples, table.split, table.bucket)
             .where(table.state == "current")
-            .order_by(table.delivery, table.split, table.id)
+            .order_by(table.delivery, table.split, table.bucket, table.id)
         )
         if split is not None:
             query = query.where(table.split == split)

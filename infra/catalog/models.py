@@ -5,7 +5,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, MetaData, func, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    MetaData,
+    Text,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -17,6 +28,9 @@ _NAMES = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s",
     "pk": "pk_%(table_name)s",
 }
+
+
+Blob = bytes  # where a column has that name
 
 
 class Base(DeclarativeBase):
@@ -44,7 +58,11 @@ class DeliveryRecord(Base):
 
 
 class Image(Base):
-    """An image by content. `phash` is a 64-bit perceptual hash, kept in a signed column."""
+    """An image by content. `phash` is a 64-bit perceptual hash in a signed column; `sketch` a very small copy.
+
+    `bytes`, `format`, `width` and `height` are those of the upright picture without metadata; the last three are empty
+    and 0 where it cannot be decoded.
+    """
 
     __tablename__ = "images"
 
@@ -54,55 +72,151 @@ class Image(Base):
     width: Mapped[int]
     height: Mapped[int]
     phash: Mapped[int | None] = mapped_column(BigInteger)
+    sketch: Mapped[Blob | None] = mapped_column(LargeBinary)
 
 
 class Sighting(Base):
-    """One picture of one delivery; the same image may be sighted many times."""
+    """One picture of one delivery; the same image may be sighted many times.
+
+    `image_id` is known once its bytes were scanned, `etag` changes when they do. `problem` says why a row of a
+    manifest cannot be a picture. `cleaned` are the captions after the caption filter, where it changed them.
+    """
 
     __tablename__ = "sightings"
     __table_args__ = (
         Index("uq_sightings_delivery_uri", "delivery", "uri", unique=True),
+        # Not while they are only listed: millions of rows that are not scanned yet need no entry.
+        Index("ix_sightings_image_id", "image_id", postgresql_where=text("image_id IS NOT NULL")),
         CheckConstraint("split IN ('train', 'holdout')", name="split"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True)
-    delivery: Mapped[str] = mapped_column(ForeignKey("deliveries.name"))
-    uri: Mapped[str]
-    image_id: Mapped[str | None] = mapped_column(ForeignKey("images.id"), index=True)
+    delivery: Mapped[str]
+    uri: Mapped[str] = mapped_column(Text(collation="C"))
+    image_id: Mapped[str | None]
+    etag: Mapped[str] = mapped_column(server_default="")
+    problem: Mapped[str] = mapped_column(server_default="")
     licence: Mapped[str]
     source: Mapped[str]
     captions: Mapped[list[str]]
+    cleaned: Mapped[list[str] | None]
     mask_uri: Mapped[str | None]
     attributes: Mapped[dict[str, Any]]
     split: Mapped[str]
 
 
 class Verdict(Base):
-    """What one filter decided about one image of one delivery, and why."""
+    """What one filter decided about one sighting, and why. No foreign keys: they would cost more than the row."""
 
     __tablename__ = "verdicts"
     __table_args__ = (
-        CheckConstraint("decision IN ('keep', 'drop', 'fix', 'unsure')", name="decision"),
+        CheckConstraint("decision IN ('keep', 'drop', 'fix', 'unsure', 'not scored')", name="decision"),
+        Index("ix_verdicts_delivery_filter", "delivery", "filter"),
         Index("ix_verdicts_image_id", "image_id"),
     )
 
-    delivery: Mapped[str] = mapped_column(ForeignKey("deliveries.name"), primary_key=True)
-    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"), primary_key=True)
+    sighting: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     filter: Mapped[str] = mapped_column(primary_key=True)
+    delivery: Mapped[str]
+    image_id: Mapped[str | None]
     filter_version: Mapped[str]
     decision: Mapped[str]
     score: Mapped[float | None]
     reason: Mapped[str]
+    detail: Mapped[dict[str, Any] | None]
+
+
+class ScannedSlice(Base):
+    """A slice of a delivery that was scanned; `id` is the hash of what was scanned and how."""
+
+    __tablename__ = "scanned_slices"
+
+    delivery: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    sightings: Mapped[int]
+    scanned_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Quarantined(Base):
+    """What could not be decoded: its bytes lie in the object store under `key`, empty where there were none."""
+
+    __tablename__ = "quarantine"
+    __table_args__ = (Index("ix_quarantine_image_id", "image_id"), Index("ix_quarantine_delivery", "delivery"))
+
+    sighting: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    delivery: Mapped[str]
+    uri: Mapped[str]
+    image_id: Mapped[str | None]
+    reason: Mapped[str]
+    detail: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    key: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Caption(Base):
+    """A caption that a captioner wrote for an image; the delivered ones stay with the sighting."""
+
+    __tablename__ = "captions"
+
+    image_id: Mapped[str] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(primary_key=True)
+    text: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Mask(Base):
+    """A product mask that a segmenter cut for an image, a PNG under `key`; empty where it was not sure."""
+
+    __tablename__ = "masks"
+
+    image_id: Mapped[str] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(primary_key=True)
+    confidence: Mapped[float]
+    key: Mapped[str]
+
+
+class Copy(Base):
+    """A near duplicate: `image_id` of the delivery shows what `of` shows.
+
+    `better`: the copy would have won, but `of` came in an earlier delivery and is not swapped.
+    """
+
+    __tablename__ = "copies"
+    __table_args__ = (Index("ix_copies_of", "of"),)
+
+    delivery: Mapped[str] = mapped_column(primary_key=True)
+    image_id: Mapped[str] = mapped_column(primary_key=True)
+    of: Mapped[str]
+    distance: Mapped[int]
+    residual: Mapped[float]
+    better: Mapped[bool]
+
+
+class Kept(Base):
+    """The keep list: which sighting of each image of a delivery is packed, and into which aspect-ratio bucket."""
+
+    __tablename__ = "kept"
+
+    delivery: Mapped[str] = mapped_column(primary_key=True)
+    bucket: Mapped[str] = mapped_column(primary_key=True)
+    split: Mapped[str] = mapped_column(primary_key=True)
+    image_id: Mapped[str] = mapped_column(primary_key=True)
+    sighting: Mapped[int] = mapped_column(BigInteger)
 
 
 class SliceRecord(Base):
-    """A committed slice of shards. 'replaced' ones no longer count, but their objects and members are known."""
+    """A slice of packed shards. 'staged' until all of a delivery's are there; 'replaced' ones no longer count.
+
+    `chunk` is the hash of what was to be packed, by which a re-run knows what is done.
+    """
 
     __tablename__ = "slices"
     __table_args__ = (
         CheckConstraint("split IN ('train', 'holdout')", name="split"),
-        CheckConstraint("state IN ('current', 'replaced')", name="state"),
+        CheckConstraint("state IN ('staged', 'current', 'replaced', 'withdrawn')", name="state"),
         Index("ix_slices_current", "split", "delivery", postgresql_where=text("state = 'current'")),
+        Index("ix_slices_chunk", "delivery", "chunk"),
     )
 
     delivery: Mapped[str] = mapped_column(ForeignKey("deliveries.name"), primary_key=True)
@@ -110,12 +224,14 @@ class SliceRecord(Base):
     prefix: Mapped[str]
     split: Mapped[str]
     samples: Mapped[int]
+    bucket: Mapped[str] = mapped_column(server_default="")
+    chunk: Mapped[str] = mapped_column(server_default="")
     state: Mapped[str] = mapped_column(server_default="current")
     committed_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class SliceMember(Base):
-    """Which images a slice holds."""
+    """Which images a slice holds: the shard file and the place in it (None where the slice was merely adopted)."""
 
     __tablename__ = "slice_members"
     __table_args__ = (
@@ -125,11 +241,45 @@ class SliceMember(Base):
 
     delivery: Mapped[str] = mapped_column(primary_key=True)
     slice_id: Mapped[str] = mapped_column(primary_key=True)
-    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"), primary_key=True)
+    image_id: Mapped[str] = mapped_column(primary_key=True)
+    shard: Mapped[str | None]
+    place: Mapped[int | None]
+
+
+class Takedown(Base):
+    """An order to forget images. Takes effect at once; `finished_at` when their bytes are gone everywhere."""
+
+    __tablename__ = "takedowns"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True)
+    target: Mapped[str]
+    reason: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+    report: Mapped[dict[str, Any] | None]
+
+
+class TakenDown(Base):
+    """An image that must not be used any more: the skip list that every reader honours."""
+
+    __tablename__ = "taken_down"
+
+    image_id: Mapped[str] = mapped_column(primary_key=True)
+    takedown: Mapped[int] = mapped_column(ForeignKey("takedowns.id"))
+
+
+class Shown(Base):
+    """Which images a stored picture or page shows, so that a takedown finds it."""
+
+    __tablename__ = "shown"
+    __table_args__ = (Index("ix_shown_image_id", "image_id"),)
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    image_id: Mapped[str] = mapped_column(primary_key=True)
 
 
 class DatasetVersionRecord(Base):
-    """An immutable list of slices under its content hash."""
+    """An immutable list of slices under its content hash. `withdrawn`: why it may not be loaded any more."""
 
     __tablename__ = "dataset_versions"
 
@@ -137,6 +287,7 @@ class DatasetVersionRecord(Base):
     samples: Mapped[int]
     slices: Mapped[list[dict[str, Any]]]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    withdrawn: Mapped[str | None]
 
 
 class ModelRecord(Base):

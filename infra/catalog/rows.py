@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 Split = Literal["train", "holdout"]
-Decision = Literal["keep", "drop", "fix", "unsure"]
+Decision = Literal["keep", "drop", "fix", "unsure", "not scored"]
 
 
 @dataclass(frozen=True)
@@ -21,38 +21,124 @@ class Delivery:
     state: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SightingRow:
-    """One picture as it was met in a delivery, and the image (by content) that it showed.
+    """One picture as it was met in a delivery.
 
-    `image_id` is the SHA-256 of its bytes, None when they could not be read; `bytes`, `format`, `width` and `height`
-    describe that image ('unreadable' and 0 where no header could be understood).
+    `etag` changes when the bytes behind `uri` do. `problem` says why this row of a manifest can be no picture.
+    `id` and `image_id` (SHA-256 of its bytes) are the catalog's own: 0 and None until it is written and scanned.
     """
 
     uri: str
-    image_id: str | None
-    bytes: int = 0
-    format: str = ""
-    width: int = 0
-    height: int = 0
+    etag: str = ""
     licence: str = ""
     source: str = ""
     captions: list[str] = field(default_factory=list)
     mask_uri: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
     split: str = "train"
+    problem: str = ""
+    id: int = 0
+    image_id: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class ScannedRow:
+    """What the scan of one sighting found out about the image that it shows.
+
+    `image_id` is None where there were no bytes. `phash` and `sketch` are None where it was dropped before; `size` in
+    bytes, `format`, `width` and `height` are those of the upright picture without metadata, the last three empty and
+    0 where it cannot be decoded. `cleaned`: captions in place of the delivered ones.
+    """
+
+    sighting: int
+    image_id: str | None
+    size: int = 0
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    phash: int | None = None
+    sketch: bytes | None = None
+    cleaned: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class VerdictRow:
-    """One filter's decision about one image of a delivery."""
+    """One filter's decision about one sighting."""
 
-    image_id: str
+    sighting: int
+    image_id: str | None
     filter: str
     filter_version: str
     decision: str
     score: float | None = None
     reason: str = ""
+    detail: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineRow:
+    """What could not be decoded, why, and where its bytes are kept ("" where there were none)."""
+
+    sighting: int
+    uri: str
+    image_id: str | None
+    reason: str
+    detail: str
+    bytes: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRow:
+    """A mask that was cut for an image: a PNG in the store, or none (key "") where the segmenter was not sure."""
+
+    image_id: str
+    source: str
+    confidence: float
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRow:
+    """A near duplicate and what it repeats; `better` where it would have won against an earlier delivery's."""
+
+    image_id: str
+    of: str
+    distance: int
+    residual: float
+    better: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRow:
+    """An image that the scan let through."""
+
+    sighting: int
+    image_id: str
+    split: str
+    width: int
+    height: int
+    bytes: int
+    phash: int
+
+
+@dataclass(frozen=True, slots=True)
+class PackRow:
+    """One image of the keep list with all that packing needs. `captions`: the delivered ones, then a written one."""
+
+    sighting: int
+    image_id: str
+    uri: str
+    captions: list[str]
+    attributes: dict[str, Any]
+    source: str
+    licence: str
+    mask_uri: str | None
+    mask_key: str
+    mask_confidence: float | None
+    bucket: str
+    split: str
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,15 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG in the object store; ``step`` is None for a picture of the end."""
+    """A PNG in the object store; ``step`` is None for a picture of the end. ``shows``: ids of delivered images
+    that can be seen in it.
+    """
 
     name: str
     key: str
     step: int | None = None
     replayed: bool = False
+    shows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

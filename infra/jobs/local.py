@@ -32,7 +32,7 @@ from infra.jobs.events import Event
 from infra.jobs.folder import JobFolder, job_folder, safe_key
 from infra.jobs.handle import Action, Collected, Handle, Job, decide, new_handle, read_handle, write_handle
 from infra.jobs.outcome import JobFailed, failure_of, job_failed
-from infra.jobs.process import LAUNCH_VARIABLE, ProcessId, end_processes, kill_all_of
+from infra.jobs.process import LAUNCH_VARIABLE, ProcessId, end_processes, kill_all_of, processes_of
 from infra.jobs.reader import ObjectStoreReader, Reported
 from infra.jobs.spec import JobResult, JobSpec
 from infra.jobs.warm import Child, SpawnedChild, WarmInterpreter
@@ -198,6 +198,7 @@ class LocalLauncher:
         child: Child | None,
         reader: ObjectStoreReader,
     ) -> JobResult:
+        _let_end(handle.launch)
         for pid in kill_all_of(handle.launch):
             _log.warning("Ended process %s, which the %s job left behind", pid, job)
         exit = folder.read_exit(handle.launch)
@@ -211,6 +212,13 @@ class LocalLauncher:
             what, remedy = "exited 0 without reporting a result", "this is a mistake in the job"
             raise job_failed(str(job), folder, what, remedy, 0, retryable=False, show_log=True)
         return result
+
+
+def _let_end(launch: str, patience_s: float = 1.0) -> None:
+    """Waits a moment for helpers that end by themselves when their job has."""
+    deadline = time.monotonic() + patience_s
+    while processes_of(launch) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _running(handle: Handle, child: Child | None) -> bool:

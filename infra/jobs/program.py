@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -69,6 +69,7 @@ class JobContext(Generic[S]):
     folder: Path
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("infra.jobs"))
     channel: Channel = field(default_factory=ConsoleChannel)
+    shown: dict[str, list[str]] = field(default_factory=dict, init=False)
     _progress: tuple[str, float] = field(default=("", 0.0), init=False, repr=False)
 
     def progress(self, stage: str, done: float, total: float, unit: str = "") -> None:
@@ -89,11 +90,12 @@ class JobContext(Generic[S]):
         numbers = {name: float(value) for name, value in values.items()}
         self.channel.send({"kind": "metrics", "values": numbers, "step": int(step)})
 
-    def picture(self, name: str, png: bytes, step: int | None = None) -> str:
-        """Shows a PNG while the job runs; the key it is stored under."""
+    def picture(self, name: str, png: bytes, step: int | None = None, shows: Iterable[str] = ()) -> str:
+        """Shows a PNG while the job runs; the key it is stored under. ``shows``: see :meth:`note_shown`."""
         suffix = "" if step is None else f"-{step:08d}"
-        key = self.put_png(f"pictures/{safe_key(name)}{suffix}", png)
-        self.channel.send({"kind": "picture", "name": name, "key": key, "step": step})
+        key = self.put_png(f"pictures/{safe_key(name)}{suffix}", png, shows)
+        seen = {"shows": self.shown[key]} if key in self.shown else {}
+        self.channel.send({"kind": "picture", "name": name, "key": key, "step": step, **seen})
         return key
 
     def put_json(self, name: str, obj: Any) -> str:
@@ -102,11 +104,21 @@ class JobContext(Generic[S]):
         self.store.put(key, canonical_json(obj))
         return key
 
-    def put_png(self, name: str, png: bytes) -> str:
-        """Stores a PNG as ``<output>/<name>.png``; its key."""
+    def put_png(self, name: str, png: bytes, shows: Iterable[str] = ()) -> str:
+        """Stores a PNG as ``<output>/<name>.png``; its key. ``shows``: see :meth:`note_shown`."""
         key = f"{self.output}/{name.removesuffix('.png')}.png"
+        self.note_shown(key, shows)
         self.store.put(key, png)
         return key
+
+    def note_shown(self, key: str, image_ids: Iterable[str]) -> None:
+        """Says which delivered images can be seen in the object ``key``, so that a takedown finds it.
+
+        Such a picture stays an object: it is never copied into Dagster's events or MLflow, which cannot forget.
+        """
+        seen = sorted({*self.shown.get(key, ()), *image_ids})
+        if seen:
+            self.shown[key] = seen
 
 
 def main(room: str, verbs: Mapping[str, Verb], argv: list[str] | None = None) -> int:
@@ -181,6 +193,7 @@ class _Run:
         result = _load(self._verb.run)(spec, job)
         if not isinstance(result, JobResult):
             raise TypeError(f"{self._verb.run} returned {type(result).__name__}, not a JobResult")
+        result = result.model_copy(update={"shows": {**job.shown, **result.shows}})
         data = result.model_dump_json().encode()
         store.put(result_key, data)
         self._channel.send({"kind": "result", "key": result_key, "sha256": sha256_bytes(data)})

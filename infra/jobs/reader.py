@@ -186,7 +186,8 @@ class ObjectStoreReader(PipesMessageReader):
             case "metrics":
                 self._tell(Metrics(payload["values"], payload["step"], replayed))
             case "picture":
-                self._tell(Picture(payload["name"], payload["key"], payload["step"], replayed))
+                shows = tuple(payload.get("shows", ()))
+                self._tell(Picture(payload["name"], payload["key"], payload["step"], replayed, shows))
             case "result":
                 life.result = Reported(payload["key"], payload["sha256"])
             case "error":

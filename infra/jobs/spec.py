@@ -41,7 +41,8 @@ class JobResult(BaseModel):
 
     ``metadata``: plain numbers and strings for people; ``data``: the same for the next assets; ``files``:
     name → store key; ``pictures``: title → store key of a PNG, shown in this order; ``checks``: what was
-    asserted about it.
+    asserted about it; ``shows``: store key of a picture or page → ids of the delivered images that can be seen
+    in it (charts and generated pictures show none).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -51,6 +52,7 @@ class JobResult(BaseModel):
     data: dict[str, Any] = Field(default_factory=dict)
     pictures: dict[str, str] = Field(default_factory=dict)
     checks: list[Check] = Field(default_factory=list)
+    shows: dict[str, list[str]] = Field(default_factory=dict)
 
 
 S = TypeVar("S", bound=BaseModel)

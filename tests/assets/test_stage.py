@@ -6,14 +6,17 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from sqlalchemy import text
 
 from assets.deliveries import delivery_name, sample_delivery
 from assets.line import Line
-from assets.stage import committed, latest_metadata, output_prefix, upstream_of
+from assets.stage import committed, latest_metadata, output_prefix, present, upstream_of
 from assets.training_job import chosen_section, pinned_dataset
 from assets.versions import data_version
+from infra.catalog import SightingRow
 from infra.errors import BackdropError
 from infra.jobs.spec import JobResult
+from infra.shards import DatasetVersion, Slice
 from training.presets import load_preset
 
 
@@ -69,14 +72,66 @@ def test_an_input_that_is_missing_or_gone_is_named(line: Line) -> None:
     ],
 )
 def test_who_stays_with_its_dataset_version(
-    line: Line, monkeypatch: pytest.MonkeyPatch, adopt: str, asset: str, expected: str
+    line: Line, monkeypatch: pytest.MonkeyPatch, catalog_url: str, adopt: str, asset: str, expected: str
 ) -> None:
+    monkeypatch.setenv("BACKDROP_CATALOG_URL", catalog_url)
     monkeypatch.setenv("BACKDROP_ADOPT", adopt)
     with dg.DagsterInstance.ephemeral() as instance:
         for made in ("pretrained_dit", "inpainting_finetune"):
             report(instance, made, dataset_version="old")
         assert pinned_dataset(dg.build_asset_context(instance=instance), line, asset, "new") == expected
         assert latest_metadata(instance, "nobody") is None
+
+
+def test_nobody_stays_with_a_withdrawn_version(line: Line, monkeypatch: pytest.MonkeyPatch, catalog_url: str) -> None:
+    monkeypatch.setenv("BACKDROP_CATALOG_URL", catalog_url)
+    monkeypatch.setenv("BACKDROP_ADOPT", "pinned")
+    line.catalog.add_delivery("spring", "file:///spring", "pictures")
+    piece = Slice("s" * 64, "filtered/s", 1)
+    line.catalog.stage_slice("spring", piece, "chunk", [("a" * 64, "shard.00000.mds", 0)])
+    line.catalog.add_dataset_version(DatasetVersion("old", (piece,), 1))
+    with dg.DagsterInstance.ephemeral() as instance:
+        report(instance, "pretrained_dit", dataset_version="old")
+        context = dg.build_asset_context(instance=instance)
+        assert pinned_dataset(context, line, "pretrained_dit", "new") == "old"
+        line.catalog.order_takedown("target", "asked to", ["a" * 64])
+        assert pinned_dataset(context, line, "pretrained_dit", "new") == "new"
+
+
+def test_pictures_of_delivered_images_are_links_and_registered(
+    line: Line, monkeypatch: pytest.MonkeyPatch, catalog_url: str
+) -> None:
+    """A chart and a rendered picture travel in Dagster's event; one of somebody's photograph never does."""
+    monkeypatch.setenv("BACKDROP_CATALOG_URL", catalog_url)
+    for name, kind in {"sample-tiny": "sample", "theirs": "pictures"}.items():
+        line.catalog.add_delivery(name, f"file:///{name}", kind)
+        line.catalog.ingest(name, [SightingRow(uri=f"file:///{name}/{k}") for k in range(2)])
+    photograph, rendered, both, unknown = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
+    places = {"sample-tiny": [rendered, both], "theirs": [photograph, both]}
+    with line.catalog.engine.begin() as connection:
+        for name, ids in places.items():
+            for k, image_id in enumerate(ids):
+                values = {"id": image_id, "uri": f"file:///{name}/{k}"}
+                connection.execute(text("UPDATE sightings SET image_id = :id WHERE uri = :uri"), values)
+    shows = {"Loss": [], "Rendered": [rendered], "Mixed": [rendered, photograph], "Met in both": [both]}
+    shows |= {"Unknown": [unknown], "Gone": [photograph]}
+    for title in shows:
+        line.store.put(f"out/{title}.png", b"picture")
+    line.store.delete("out/Gone.png")
+    result = JobResult(
+        pictures={title: f"out/{title}.png" for title in shows},
+        shows={f"out/{title}.png": ids for title, ids in shows.items()},
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_asset_context(instance=instance)
+        metadata = present(context, line, "v", "out/result.json", result, reused=False).metadata
+    assert metadata is not None
+    inline = {title for title in shows if "data:image" in str(metadata[title].value)}  # type: ignore[union-attr]
+    assert inline == {"Loss", "Rendered"}
+    assert str(metadata["Mixed"].value).endswith("/out/Mixed.png")  # type: ignore[union-attr]
+    assert metadata["Gone"].value == "taken down"  # type: ignore[union-attr]
+    assert line.catalog.held([photograph]).pictures == ["out/Mixed.png"]
+    assert line.catalog.held([rendered]).pictures == ["out/Mixed.png", "out/Rendered.png"]
 
 
 def test_an_override_that_does_not_exist_names_the_nearest() -> None:

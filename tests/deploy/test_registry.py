@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,39 @@ def test_promotion_moves_the_champion_only_with_its_checks(registry: Registry) -
     assert challenger.bundle == "2b" * 32
     with pytest.raises(BackdropError, match="No version"):
         registry.promote(NAME, "3c" * 32, checks_passed=True)
+
+
+def test_a_tainted_version_names_every_takedown_once(registry: Registry) -> None:
+    version = registry.register(NAME, "5d" * 32)
+    other = registry.register(NAME, "6e" * 32)
+    for why in ("takedown 1: asked to", "takedown 2: licence", "takedown 1: asked to"):
+        assert registry.taint(NAME, "5d" * 32, why) == [version]
+    assert registry.taint(NAME, "7f" * 32, "takedown 1") == []
+    tags = registry._client().get_model_version(NAME, version).tags
+    assert tags["backdrop.tainted"] == "takedown 1: asked to; takedown 2: licence"
+    assert "backdrop.tainted" not in registry._client().get_model_version(NAME, other).tags
+    registry.set_alias(NAME, "shown", version)
+    assert "shown" in registry.aliases(NAME)
+
+
+def test_what_is_made_from_a_tainted_model_is_reached_too(tmp_path: Path) -> None:
+    from datetime import UTC, datetime
+
+    from deploy.ancestry import ancestors, reached
+    from infra.catalog import Model
+
+    store = open_store(tmp_path.as_uri())
+    autoencoder = write_bundle(store, "a", "autoencoder", {"f": b"a"}, {"dataset": "old"})
+    store.put("latents.json", json.dumps({"autoencoder": autoencoder}).encode())
+    base = write_bundle(store, "b", "dit", {"f": b"b"}, {"dataset": "old", "latents": "latents.json"})
+    tuned = write_bundle(store, "c", "dit", {"f": b"c"}, {"dataset": "new", "base": base})
+    engine = write_bundle(store, "d", "engine", {"f": b"d"}, {"sources": {"student": tuned}})
+    alone = write_bundle(store, "e", "dit", {"f": b"e"}, {"dataset": "new"})
+    versions = {autoencoder: "ancient", base: "old", tuned: "new", engine: "new", alone: "new"}
+    models = [Model(id, "asset", "v", version, None, datetime.now(UTC)) for id, version in versions.items()]
+    assert ancestors(store, engine) == [engine, tuned, base, autoencoder]
+    assert {model.id for model in reached(store, models, {"old"})} == {base, tuned, engine}
+    assert {model.id for model in reached(store, models, {"ancient"})} == {autoencoder, base, tuned, engine}
 
 
 def test_an_unknown_name_names_the_nearest(registry: Registry) -> None:

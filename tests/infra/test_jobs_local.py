@@ -142,7 +142,8 @@ def test_a_job_reports_while_it_works_and_its_result_at_the_end(state: Path, sto
     metrics = [event for event in events if isinstance(event, Metrics)]
     assert [(event.step, event.values["value"]) for event in metrics] == [(s, 10.0 * s) for s in range(4)]
     assert [event for event in events if isinstance(event, Progress)][-1] == Progress("counting", 4, 4, "steps")
-    assert [event.name for event in events if isinstance(event, Picture)] == ["the end"]
+    assert [(event.name, event.shows) for event in events if isinstance(event, Picture)] == [("the end", ("a", "b"))]
+    assert result.shows == {result.pictures["End"]: ["a", "b"]}
     assert Log("info", "step 3 line 0") in events
     folder = job_folder(state, "counted")
     tmp = store.get("made/counted/tmp").decode()

@@ -133,6 +133,12 @@ def test_the_context_passes_on_few_progress_messages_but_always_the_last(tmp_pat
     assert len(sent) < 20
     assert context.picture("Loss curve", b"png", 3) == f"made/pictures/{safe_key('Loss curve')}-00000003.png"
     assert context.put_json("numbers", {"b": 1}) == "made/numbers.json"
+    assert "shows" not in sent[-1]
+    seen = context.picture("Grid", b"png", 3, shows=("b", "a"))
+    assert sent[-1]["shows"] == context.shown[seen] == ["a", "b"]
+    page = context.put_png("page", b"png", ["a"])
+    context.note_shown(page, ["c"])
+    assert context.shown == {seen: ["a", "b"], page: ["a", "c"]}
 
 
 def test_keys_become_plain_and_stay_apart() -> None:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from infra.errors import BackdropError, ServiceError
 from infra.object_store import DirectoryStore, ObjectMissing, ObjectStore, list_uri, open_store, path_of, read_uri
+from infra.uris import file_uri, list_objects, member_uri, open_uri, parse_member, read_head
+from infra.walk import walk
 
 
 @pytest.fixture(params=["store", "s3_store"])
@@ -122,3 +129,133 @@ def test_s3_that_is_away_or_has_no_bucket(s3_store: ObjectStore, monkeypatch: py
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(ServiceError, match="did not answer"):
         open_store(s3_store.uri).get("k")
+
+
+def test_heads_and_members_are_ranged_reads(any_store: ObjectStore) -> None:
+    any_store.put("a b#1.tar", bytes(range(256)))
+    any_store.put("empty", b"")
+    (tar,) = (uri for uri in list_uri(any_store.uri) if uri.endswith(".tar"))
+    assert read_head(tar, 4) == b"\0\1\2\3"
+    assert read_head(tar, 1000) == read_uri(tar) == bytes(range(256))
+    assert read_head(f"{any_store.uri}/empty", 4) == b""
+    uri = member_uri(tar, 10, 5)
+    assert parse_member(uri) == (tar, 10, 5)
+    assert read_uri(uri) == bytes(range(10, 15))
+    assert read_uri(member_uri(tar, 10, 0)) == b""
+    for beyond in (member_uri(tar, 250, 10), member_uri(tar, 256, 1), member_uri(tar, 9999, 1)):
+        with pytest.raises(BackdropError, match="cut short"):
+            read_uri(beyond)
+    with pytest.raises(ObjectMissing):
+        read_uri(member_uri(f"{any_store.uri}/none.tar", 0, 1))
+    assert parse_member(tar) is None
+    assert parse_member("/a plain path/x.tar#1+2") is None
+
+
+def test_a_listing_tells_size_and_etag(any_store: ObjectStore) -> None:
+    any_store.put("d/a", b"123")
+    any_store.put("d/b", b"")
+    found = list(list_objects(f"{any_store.uri}/d"))
+    assert [(one.name, one.size) for one in found] == [("a", 3), ("b", 0)]
+    assert all(one.etag for one in found)
+    assert list(list_objects(f"{any_store.uri}/d/a")) == [found[0]]
+
+
+def test_a_stream_reads_and_seeks_like_a_file(any_store: ObjectStore) -> None:
+    data = random.Random(0).randbytes(3 << 20)
+    any_store.put("big", data)
+    with open_uri(f"{any_store.uri}/big") as file:
+        assert file.read(10) == data[:10]
+        for position in (1 << 20, 5, (3 << 20) - 7, 2 << 20, (3 << 20) + 5, 17):
+            assert file.seek(position) == position
+            assert file.read(1000) == data[position : position + 1000]
+        assert file.seek(-3, os.SEEK_END) == len(data) - 3
+        assert file.read() == data[-3:]
+    with pytest.raises(ObjectMissing):
+        open_uri(f"{any_store.uri}/none")
+
+
+def test_an_object_replaced_while_it_is_read_is_an_error(s3_store: ObjectStore) -> None:
+    s3_store.put("big", b"a" * (3 << 20))
+    with open_uri(f"{s3_store.uri}/big") as file:
+        file.read(1)
+        s3_store.put("big", b"b" * (3 << 20))
+        file.seek(2 << 20)
+        with pytest.raises(BackdropError, match="replaced"):
+            file.read(1)
+
+
+@pytest.fixture
+def shaky(s3_server: str) -> Iterator[tuple[str, list[int]]]:
+    """A line to the S3 server that breaks after as many bytes of an answer as the list says, then holds."""
+    target = urlsplit(s3_server)
+    breaks: list[int] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def forward(client: socket.socket) -> None:
+        with client, socket.create_connection((target.hostname, target.port)) as server:
+            while request := client.recv(1 << 16):
+                left = breaks.pop(0) if breaks and b"GET " in request else None
+                server.sendall(request.replace(b"Connection: keep-alive", b"Connection: close"))
+                while answer := server.recv(1 << 16):
+                    client.sendall(answer if left is None else answer[:left])
+                    if left is not None and (left := left - len(answer)) <= 0:
+                        return
+                return
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=forward, args=(client,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}", breaks
+    listener.close()
+
+
+def test_a_stream_goes_on_where_its_connection_broke(
+    s3_store: ObjectStore, shaky: tuple[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = random.Random(1).randbytes(2 << 20)
+    s3_store.put("big", data)
+    address, breaks = shaky
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    breaks += [500_000, 700_000]
+    with open_uri(f"{s3_store.uri}/big") as file:
+        assert file.read() == data
+    assert not breaks
+    breaks += [600_000]
+    monkeypatch.setattr("infra.s3_file._TRIES", 1)
+    with open_uri(f"{s3_store.uri}/big") as file:
+        file.read(1)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        with pytest.raises(ServiceError, match="did not answer"):
+            file.read()
+
+
+def test_a_large_folder_is_sorted_like_a_small_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{number % 7}-{number}" for number in range(300)] + [os.fsdecode(b"\xff"), "é", "\U0001f600", "\uffff"]
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "x").touch()
+    small = list(walk(str(tmp_path)))
+    monkeypatch.setattr("infra.walk._IN_MEMORY", 50)
+    assert list(walk(str(tmp_path))) == small == sorted([*names, "0/x"], key=os.fsencode)
+
+
+def test_one_client_serves_all_reads_of_a_process(s3_store: ObjectStore) -> None:
+    from infra.s3 import client
+
+    first = client()
+    s3_store.put("a", b"x")
+    read_uri(f"{s3_store.uri}/a")
+    assert client() is first
+
+
+def test_file_uris_are_those_of_pathlib(tmp_path: Path) -> None:
+    for name in ("a b", "ü#%?", os.fsdecode(b"\xff\n")):
+        assert file_uri(str(tmp_path / name)) == (tmp_path / name).as_uri()
+        assert path_of(file_uri(str(tmp_path / name))) == tmp_path / name

@@ -22,12 +22,19 @@ from infra.shards import (
     COMMIT,
     FILTERED_COLUMNS,
     Slice,
+    Withdrawn,
+    delete_slice,
     load_slice,
     load_version,
     local_slice,
     make_version,
+    merged_index_key,
     read_slices,
+    recorded_version,
+    rewrite_slice,
     streaming_dataset,
+    withdraw_slice,
+    withdraw_version,
     write_slice,
 )
 
@@ -197,6 +204,97 @@ def test_streaming_covers_every_sample_in_an_order_of_the_seed(store: ObjectStor
     assert orders[0] != orders[2]
     with pytest.raises(BackdropError, match="no sample"):
         streaming_dataset(store, [write(store, 0)], tmp_path, 8, False, 0)
+
+
+def test_a_rewritten_slice_has_the_bytes_of_packing_what_is_left(store: ObjectStore, tmp_path: Path) -> None:
+    meta = {"split": "train", "bucket": "4x3", "delivery": "spring"}
+    old = write_slice(store, "filtered", FILTERED_COLUMNS, rows(20), meta)
+    gone = {f"{k:064x}" for k in (0, 7, 19, 400)}
+    left = [row for row in rows(20) if row["id"] not in gone]
+    other = DirectoryStore(tmp_path / "other")
+    expected = write_slice(other, "filtered", FILTERED_COLUMNS, left, meta)
+    withdraw_slice(store, old, "asked to")  # it is read although nobody else may
+    assert rewrite_slice(store, old, gone) == expected
+    assert rewrite_slice(store, old, gone) == expected  # killed and run again
+    assert {key: store.get(key) for key in store.list(f"{expected.prefix}/")} == all_bytes(other)
+    assert rewrite_slice(store, old, {row["id"] for row in rows(20)}) is None
+
+
+def test_latents_are_rewritten_bit_for_bit(store: ObjectStore) -> None:
+    columns = {"id": "str", "latent": "ndarray:float16:2,2", "text": "ndarray:uint8:3", "has_product": "int"}
+    samples = [
+        {"id": str(k), "latent": np.full((2, 2), k, np.float16), "text": np.full(3, k, np.uint8), "has_product": k % 2}
+        for k in range(6)
+    ]
+    old = write_slice(store, "latents/old", columns, samples, {"source": "a"})
+    meta = {"source": "b"}
+    found = rewrite_slice(store, old, {"3"}, root="latents/new", meta=meta)
+    left = [sample for sample in samples if sample["id"] != "3"]
+    assert found == write_slice(store, "latents/new", columns, left, meta)
+
+
+@pytest.mark.parametrize("kind", ["store", "s3_store"])
+def test_what_is_withdrawn_is_refused_with_the_reason(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    store: ObjectStore = request.getfixturevalue(kind)
+    piece, other = write(store), write(store, 5, 100)
+    version = make_version(store, [piece, other])
+    list(read_slices(store, [piece], tmp_path))  # a remote store's slice is in the cache now
+    withdraw_slice(store, piece, "takedown 1: asked to")
+    withdraw_slice(store, piece, "takedown 2: the first reason counts")
+    readers: list[Any] = [
+        lambda: load_slice(store, piece.prefix),
+        lambda: local_slice(store, piece, tmp_path),
+        lambda: list(read_slices(store, [other, piece], tmp_path)),
+        lambda: streaming_dataset(store, [other, piece], tmp_path, 4, False, 0),
+        lambda: write(store),
+        lambda: make_version(store, [piece]),
+    ]
+    for read in readers:
+        with pytest.raises(Withdrawn, match="takedown 1: asked to") as refused:
+            read()
+        assert "training_set" in refused.value.remedy
+    assert load_version(store, version.version) == version
+    withdraw_version(store, version.version, "takedown 1: asked to")
+    withdraw_version(store, version.version, "takedown 2")
+    for read in (lambda: load_version(store, version.version), lambda: make_version(store, [piece, other])):
+        with pytest.raises(Withdrawn, match="takedown 1: asked to"):
+            read()
+    assert recorded_version(store, version.version) == (version, "takedown 1: asked to")
+    assert not list(store.list(f"datasets/{version.version}/"))
+    assert delete_slice(store, piece) == 2  # a shard and its index
+    assert delete_slice(store, piece) == 0
+    assert list(store.list(f"{piece.prefix}/")) == [f"{piece.prefix}/{COMMIT}"]
+    with pytest.raises(ValueError, match="not withdrawn"):
+        delete_slice(store, other)
+    assert len(list(read_slices(store, [other], tmp_path))) == 5
+
+
+def test_the_merged_index_is_an_mds_folder_of_the_whole_bucket(tmp_path: Path) -> None:
+    from infra._compat.streaming import LocalDataset, StreamingDataset
+
+    store = DirectoryStore(tmp_path / "store")
+    wide = [
+        write_slice(store, "filtered", FILTERED_COLUMNS, rows(n, start), {"split": "train", "bucket": "4x3"})
+        for n, start in ((20, 0), (0, 0), (7, 100))
+    ]
+    tall = write_slice(store, "filtered", FILTERED_COLUMNS, rows(3, 200), {"split": "train", "bucket": "3x4"})
+    held = write(store, 4, 300, "holdout")  # in no bucket
+    version = make_version(store, [*wide, tall, held]).version
+    expected = {("train", "4x3"): 27, ("train", "3x4"): 3, ("holdout", ""): 4}
+    for (split, bucket), count in expected.items():
+        folder = store.local_path(merged_index_key(version, split, bucket))
+        assert folder is not None
+        local = LocalDataset(str(folder.parent))
+        assert len({local[k]["id"] for k in range(len(local))}) == count
+        streamed = StreamingDataset(local=str(folder.parent), batch_size=1, shuffle=True)
+        assert len({sample["id"] for sample in streamed}) == count
+    ids = [row["id"] for piece in sorted(wide, key=lambda one: one.id) for row in read_slices(store, [piece], tmp_path)]
+    local = LocalDataset(str((tmp_path / "store" / merged_index_key(version, "train", "4x3")).parent))
+    assert [local[k]["id"] for k in range(len(local))] == ids
+    # The whole store may be moved: paths in the index are relative.
+    assert str(tmp_path) not in store.get(merged_index_key(version, "train", "4x3")).decode()
 
 
 def python(code: str) -> str:

@@ -96,6 +96,28 @@ def latents_spec(line: Line) -> specs.LatentsSpec:
     return specs.LatentsSpec(**line.common("latents"), autoencoder=model, text_encoder=None, config=PRESET.latents)
 
 
+def test_grids_say_which_delivered_images_they_show(line: Line) -> None:
+    """So that they are never copied where a takedown cannot reach them."""
+    import io
+
+    from training.recipes import autoencoder, pretrain
+
+    spec = specs.AutoencoderSpec(**line.common("autoencoder"), config=PRESET.autoencoder)
+    job = line.job(spec, "autoencoder-again")
+    result = autoencoder.run(spec, job)
+    assert job.shown == {
+        key: sorted(f"train-{k}" for k in range(6)) for key in job.store.list("out/autoencoder/") if "samples" in key
+    }
+    assert result.pictures["Samples"] in job.shown
+    flow: Any = specs.PretrainSpec(**line.flow("pretrain-shows"), dit=PRESET.dit, config=PRESET.pretrain)
+    job = line.job(flow, "pretrain-shows")
+    samples_key = pretrain.run(flow, job).pictures["Samples"]
+    listing = json.loads(line.store.get(line.results["latents"].data["latents"]))
+    with np.load(io.BytesIO(line.store.get(listing["examples"]))) as arrays:
+        assert job.shown[samples_key] == sorted(arrays["ids"].tolist())
+        assert set(arrays["ids"].tolist()) <= {f"holdout-{k}" for k in range(6)}
+
+
 def shown(line: Line, result: JobResult) -> None:
     assert list(result.pictures) == ["Loss", "Samples"]
     for key in result.pictures.values():

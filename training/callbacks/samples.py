@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from infra.jobs.program import JobContext
@@ -11,12 +11,21 @@ from training.ema import Ema
 
 
 class Samples(Callback):
+    """`shows`: ids of the delivered images that can be seen in the grid."""
+
     def __init__(
-        self, job: JobContext[Any], stage: str, ema: Ema[Any], draw: Callable[[Any], bytes], every: int
+        self,
+        job: JobContext[Any],
+        stage: str,
+        ema: Ema[Any],
+        draw: Callable[[Any], bytes],
+        every: int,
+        shows: Sequence[str] = (),
     ) -> None:
         self.job, self.stage, self.ema, self.draw, self.every = job, stage, ema, draw, every
+        self.shows = shows
 
     def batch_end(self, state: State, logger: Logger) -> None:
         step = int(state.timestamp.batch)
         if step % self.every == 0:
-            self.job.picture(f"{self.stage}-samples", self.draw(self.ema.module), step)
+            self.job.picture(f"{self.stage}-samples", self.draw(self.ema.module), step, self.shows)

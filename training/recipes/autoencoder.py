@@ -19,7 +19,7 @@ from training.ema import Ema
 from training.models.autoencoder import Autoencoder, AutoencoderConfig, reconstruction_loss
 from training.models.io import save_model
 from training.presets.sections import AutoencoderSection
-from training.recipes.fit import fit, forget_checkpoints
+from training.recipes.fit import Draw, fit, forget_checkpoints
 from training.specs import AutoencoderSpec
 
 NORMALISED_OVER = 512  # pictures
@@ -34,12 +34,12 @@ def run(spec: AutoencoderSpec, job: JobContext[AutoencoderSpec]) -> JobResult:
     loader = image_loader(job.store, slices, cache, section.batch_size, spec.image_size, spec.seed)
     model = Autoencoder(AutoencoderConfig(section.factor, section.latent_channels, section.width, section.depth))
     ema = Ema(model, section.ema)
-    some = islice(read_slices(job.store, slices, cache), NORMALISED_OVER)
-    images = _tensor(np.stack([square(sample, spec.image_size) for sample in some]))
-
-    def draw(autoencoder: Autoencoder) -> bytes:
-        return _grid(autoencoder, images[:SHOWN])
-
+    ids, squares = [], []
+    for sample in islice(read_slices(job.store, slices, cache), NORMALISED_OVER):
+        ids.append(str(sample["id"]))
+        squares.append(square(sample, spec.image_size))
+    images = _tensor(np.stack(squares))
+    draw = Draw(lambda autoencoder: _grid(autoencoder, images[:SHOWN]), ids[:SHOWN])
     fitted = fit(job, "autoencoder", ema, loss_of(section), loader, section, spec.seed, draw)
     trained = ema.module
     with torch.no_grad(), precision.autocast(precision.fast_dtype()):
@@ -54,7 +54,7 @@ def run(spec: AutoencoderSpec, job: JobContext[AutoencoderSpec]) -> JobResult:
         data={"model": model_id},
         pictures={
             "Loss": job.put_png("loss", pictures.loss_curve(fitted.curve, "autoencoder", ("loss", "l1", "edges"))),
-            "Samples": job.put_png("samples", draw(trained)),
+            "Samples": job.put_png("samples", draw(trained), draw.shows),
         },
     )
     forget_checkpoints(job)

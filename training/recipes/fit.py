@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,16 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"  # below the job's folder
 
-Draw = Callable[[Any], bytes]
-"""draw(model) → PNG of a sample grid."""
+
+@dataclass(frozen=True)
+class Draw:
+    """draw(model) → PNG of a sample grid; `shows` are the ids of the delivered images that can be seen in it."""
+
+    grid: Callable[[Any], bytes]
+    shows: Sequence[str] = ()
+
+    def __call__(self, model: Any) -> bytes:
+        return self.grid(model)
 
 
 @dataclass
@@ -64,7 +72,7 @@ def fit(
     checkpoints = Checkpoints(_folder(job, stage, loss), section.save_seconds, section.steps)
     callbacks: list[Any] = [reporting, Averaging(ema), checkpoints]
     if draw is not None and section.sample_every:
-        callbacks.append(Samples(job, stage, ema, draw, section.sample_every))
+        callbacks.append(Samples(job, stage, ema, draw, section.sample_every, draw.shows))
     resumed = newest(checkpoints.folder)
     trained = [parameter for parameter in ema.model.parameters() if parameter.requires_grad]
     trainer = Trainer(

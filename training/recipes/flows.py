@@ -68,7 +68,7 @@ class Latents:
         autoencoder = load_model(self.job.store, self.spec.autoencoder)
         images, product = examples["images"], examples["product"]
 
-        def draw(model: DiT) -> bytes:
+        def grid(model: DiT) -> bytes:
             parts = TorchParts(autoencoder, model.eval(), embed, self.spec.image_size, fast_dtype())
             generated = complete(
                 parts,
@@ -85,7 +85,7 @@ class Latents:
             titles = ("product", "generated", "composite", "photograph")
             return pictures.sample_grid(list(zip(*columns, strict=True)), titles, captions)
 
-        return draw
+        return Draw(grid, [str(image_id) for image_id in examples["ids"]])
 
 
 def completion_loss(section: FlowSection, product_share: float, empty_share: float) -> Loss:
@@ -124,7 +124,7 @@ def result_of(
         data={"model": model_id},
         pictures={
             "Loss": job.put_png("loss", pictures.loss_curve(curve, " → ".join(stages), names)),
-            "Samples": job.put_png("samples", draw(model)),
+            "Samples": job.put_png("samples", draw(model), draw.shows),
         },
     )
     forget_checkpoints(job)

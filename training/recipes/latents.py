@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from infra.sources import source_hash
 from training import precision
 from training.batches import latent_columns, square, train_slices
 from training.editing import to_float
+from training.latent_slices import EXAMPLES, example_ids, find_latents, latent_key, record_latents
 from training.masks import product_hole, punch, random_mask, to_cells
 from training.models.autoencoder import Autoencoder
 from training.models.io import load_model
@@ -30,7 +30,7 @@ from training.models.text_encoder import TextEncoder
 from training.specs import LatentsSpec
 from training.text_source import identity
 
-EXAMPLES = 8
+SHOWN = 8
 
 
 def run(spec: LatentsSpec, job: JobContext[LatentsSpec]) -> JobResult:
@@ -42,22 +42,23 @@ def run(spec: LatentsSpec, job: JobContext[LatentsSpec]) -> JobResult:
     reused = encoded = 0
     total = sum(piece.samples for piece in slices)
     for piece in slices:
-        key = f"latents/{slice_key(piece.id, spec, text_id)}"
-        if job.store.exists(f"{key}.json"):
-            done.append(Slice(**json.loads(job.store.get(f"{key}.json"))))
+        parts = parts_of(piece.id, spec, text_id)
+        found = find_latents(job.store, parts)
+        if found is not None:
+            done.append(found.piece)
             reused += piece.samples
             continue
         encoder = encoder or Encoder(spec, job.store)
-        latents = encoder.slice(job, piece, key, reused + encoded, total)
-        job.store.put(f"{key}.json", canonical_json(asdict(latents)))  # last: only now is it there
+        latents = encoder.slice(job, piece, latent_key(parts), reused + encoded, total)
+        record_latents(job.store, parts, latents)  # last: only now is it there
         done.append(latents)
         encoded += piece.samples
     job.progress("latents", total, total, "images")
-    examples = f"latents/examples-{slice_key(spec.dataset, spec, text_id)}.npz"
+    examples = f"{EXAMPLES}{sha256_bytes(canonical_json(parts_of(spec.dataset, spec, text_id)))}.npz"
     if not job.store.exists(examples):
         encoder = encoder or Encoder(spec, job.store)
-        shown = version.of("holdout") or slices
-        job.store.put(examples, encoder.examples(job, shown))
+        job.store.put(examples, encoder.examples(job, version.of("holdout") or slices))
+    job.note_shown(examples, example_ids(job.store, examples))
     listing = {
         "version": sha256_bytes(canonical_json([piece.id for piece in done])),
         "slices": [asdict(piece) for piece in done],
@@ -73,9 +74,9 @@ def run(spec: LatentsSpec, job: JobContext[LatentsSpec]) -> JobResult:
     )
 
 
-def slice_key(source: str, spec: LatentsSpec, text_encoder: str) -> str:
-    """What the latents of `source` (a slice or a dataset version) depend on, hashed."""
-    parts: dict[str, Any] = {
+def parts_of(source: str, spec: LatentsSpec, text_encoder: str) -> dict[str, Any]:
+    """What the latents of `source` (a slice or a dataset version) depend on."""
+    return {
         "source": source,
         "autoencoder": spec.autoencoder,
         "text_encoder": text_encoder,
@@ -84,7 +85,6 @@ def slice_key(source: str, spec: LatentsSpec, text_encoder: str) -> str:
         "seed": spec.seed,
         "code": source_hash("training.recipes.latents"),
     }
-    return sha256_bytes(canonical_json(parts))
 
 
 class Encoder:
@@ -172,12 +172,13 @@ class Encoder:
         for sample in read_slices(job.store, slices, job.folder / "cache"):
             if sample["mask"] and sample["captions"]:
                 found.append(sample)
-            if len(found) == EXAMPLES:
+            if len(found) == SHOWN:
                 break
         text, lengths = self.text.embed([sample["captions"][0] for sample in found])
         buffer = io.BytesIO()
         np.savez(
             buffer,
+            ids=np.array([sample["id"] for sample in found], dtype=np.str_),
             images=np.array([square(sample, size) for sample in found], np.uint8).reshape(-1, size, size, 3),
             product=np.array([product_of(sample, size) for sample in found], bool).reshape(-1, size, size),
             captions=np.array([sample["captions"][0] for sample in found], dtype=np.str_),

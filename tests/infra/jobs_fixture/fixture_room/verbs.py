@@ -38,7 +38,7 @@ def count(spec: CountSpec, job: JobContext) -> JobResult:
         saved.write_text(str(done))
         job.log.info("saved at step %s", done)
         raise
-    key = job.picture("the end", PNG)
+    key = job.picture("the end", PNG, shows=["b", "a", "b"])
     return JobResult(
         metadata={"steps": spec.steps},
         data={"first": first, "pid": os.getpid()},

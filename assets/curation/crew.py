@@ -1,0 +1,202 @@
+"""Processes that work off slices; a poisoned item costs its own call, never the slice, let alone the delivery.
+
+Each worker says which item it has in its hands. When it dies or takes too long over one, it is replaced, and the new
+one does the slice again without that item: a decoder that crashes, loops or eats all memory is found out and named.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, Literal, TypeVar
+
+from infra.errors import BackdropError
+from infra.processes import end_with_parent
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_NOTHING = -1
+_PATIENCE_S = 1.0  # how often slow workers are looked for
+_ITEMS_LOST = 64  # items of one slice that may each kill a worker before the machine itself is to blame
+
+
+def import_ahead(module: str) -> None:
+    """Starts the fork server, which imports `module`; returns at once. Its workers then start in milliseconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    forkserver.ensure_running()
+
+
+class Hands:
+    """Where a worker says which item of its slice it holds; shared with its parent."""
+
+    def __init__(self, context: Any) -> None:
+        self._item = context.Value(ctypes.c_int, _NOTHING, lock=False)
+        self._since = context.Value(ctypes.c_double, 0.0, lock=False)
+
+    def take(self, item: int) -> None:
+        """Says that this item is being worked on."""
+        self._since.value = time.monotonic()
+        self._item.value = item
+
+    def drop(self) -> None:
+        """Says that no item is, for example while the slice is written."""
+        self._item.value = _NOTHING
+
+    def held(self) -> tuple[int, float]:
+        """(item or -1, seconds since it was taken)."""
+        return self._item.value, time.monotonic() - self._since.value
+
+
+@dataclass
+class _Worker(Generic[T]):
+    process: Any
+    pipe: Connection
+    hands: Hands
+    task: T | None = None
+    poisoned: dict[int, str] = field(default_factory=dict)
+
+
+class Crew(Generic[T, R]):
+    """Runs `function(task, hands, poisoned)` for a stream of tasks in `count` processes; results as they come.
+
+    `poisoned` maps items of the task that killed or held up a worker to the reason. `prepare` runs once in each
+    process. `memory` limits each process's address space in bytes, `timeout_s` the time over one item. `context`
+    "forkserver": workers come from a process that has imported already (see `import_ahead`).
+    """
+
+    def __init__(
+        self,
+        count: int,
+        function: Callable[[T, Hands, Mapping[int, str]], R],
+        *,
+        prepare: Callable[[], None] | None = None,
+        memory: int = 6 << 30,
+        timeout_s: float = 60.0,
+        context: Literal["spawn", "forkserver"] = "spawn",
+    ) -> None:
+        # Never a plain fork: the job holds threads and connections that must not be forked.
+        self._context: Any = multiprocessing.get_context(context)
+        self._arguments = (function, prepare, memory)
+        self._timeout_s = timeout_s
+        self._count = count
+        self._workers: list[_Worker[T]] = []
+
+    def __enter__(self) -> Crew[T, R]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.pipe.close()
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+
+    def map(self, tasks: Iterable[T]) -> Iterator[R]:
+        """Each task's result, in the order in which they end. Tasks are drawn only when a worker is free."""
+        stream = iter(tasks)
+        exhausted = False
+        while True:
+            for worker in self._idle():
+                if exhausted:
+                    break
+                try:
+                    worker.task = next(stream)
+                except StopIteration:
+                    exhausted = True
+                    break
+                worker.pipe.send((worker.task, {}))
+            busy = [worker for worker in self._workers if worker.task is not None]
+            if not busy:
+                return
+            yield from self._collect(busy)
+
+    def _idle(self) -> Iterator[_Worker[T]]:
+        yield from [worker for worker in self._workers if worker.task is None]
+        while len(self._workers) < self._count:
+            self._workers.append(self._start())
+            yield self._workers[-1]
+
+    def _collect(self, busy: list[_Worker[T]]) -> Iterator[R]:
+        by_pipe = {worker.pipe: worker for worker in busy}
+        for pipe in wait(list(by_pipe), timeout=_PATIENCE_S):
+            worker = by_pipe.pop(pipe)  # type: ignore[call-overload]
+            try:
+                result, error = worker.pipe.recv()
+            except (EOFError, ConnectionError):
+                self._replace(worker, "its decoder died")
+                continue
+            worker.task, worker.poisoned = None, {}
+            if error is not None:
+                raise error
+            yield result
+        for worker in by_pipe.values():
+            item, seconds = worker.hands.held()
+            if item != _NOTHING and seconds > self._timeout_s:
+                worker.process.kill()
+                self._replace(worker, f"nothing came of it in {self._timeout_s:g} s")
+
+    def _replace(self, worker: _Worker[T], reason: str) -> None:
+        item, _ = worker.hands.held()
+        worker.process.join()
+        if item == _NOTHING or len(worker.poisoned) >= _ITEMS_LOST:
+            raise BackdropError(
+                f"a worker process died (exit code {worker.process.exitcode}) over no picture in particular",
+                "look for a lack of memory on this machine and run again: finished slices are kept",
+            )
+        worker.poisoned[item] = reason
+        fresh = self._start()
+        worker.process, worker.pipe, worker.hands = fresh.process, fresh.pipe, fresh.hands
+        worker.pipe.send((worker.task, worker.poisoned))
+
+    def _start(self) -> _Worker[T]:
+        ours, theirs = self._context.Pipe()
+        hands = Hands(self._context)
+        process = self._context.Process(
+            target=_work, args=(theirs, hands, dict(os.environ), *self._arguments), daemon=True
+        )
+        process.start()
+        theirs.close()
+        return _Worker(process, ours, hands)
+
+
+def _work(
+    pipe: Connection,
+    hands: Hands,
+    environment: Mapping[str, str],
+    function: Callable[..., Any],
+    prepare: Callable[[], None] | None,
+    memory: int,
+) -> None:
+    """A worker's life: tasks in, (result, error) out, until the pipe is closed."""
+    os.environ.update(environment)  # a fork server has that of the time when it was started
+    end_with_parent()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    if prepare is not None:
+        prepare()
+    while True:
+        try:
+            task, poisoned = pipe.recv()
+        except (EOFError, ConnectionError):
+            return
+        try:
+            answer: tuple[Any, Exception | None] = (function(task, hands, poisoned), None)
+        except BackdropError as error:
+            answer = (None, error)
+        except Exception as error:
+            import traceback
+
+            text = "".join(traceback.format_exception(error)[-3:]).strip()
+            answer = (None, RuntimeError(f"{type(error).__name__} in worker {os.getpid()}: {text}"))
+        hands.drop()
+        pipe.send(answer)
