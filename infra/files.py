@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,6 +60,23 @@ def write_atomic_with(path: Path, fill: Callable[[BinaryIO], object], mode: int 
             with contextlib.suppress(OSError):
                 os.unlink(name)
             raise
+        _sync_folder(path.parent)
+
+
+def move_atomic(source: Path, path: Path) -> None:
+    """Moves a finished file to `path` for good: durable before it can be seen; copied where it lies on another disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+    try:
+        os.replace(source, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with source.open("rb") as file:
+            write_atomic_with(path, lambda into: shutil.copyfileobj(file, into, 1 << 20))
+        source.unlink()
+    else:
         _sync_folder(path.parent)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from infra.errors import BackdropError
-from infra.files import write_atomic, write_atomic_with
+from infra.files import move_atomic, write_atomic, write_atomic_with
 from infra.uris import ObjectMissing, list_uri, path_of, read_uri
 from infra.walk import walk
 
@@ -29,6 +29,9 @@ class ObjectStore(Protocol):
 
     def put_file(self, key: str, path: Path) -> None:
         """Stores a local file's bytes under a key without holding them in memory."""
+
+    def take_file(self, key: str, path: Path) -> None:
+        """Like `put_file`, and the local file is gone afterwards: moved where that is possible."""
 
     def get(self, key: str) -> bytes:
         """The object's bytes; :class:`ObjectMissing` when there is none."""
@@ -89,6 +92,9 @@ class DirectoryStore:
     def put_file(self, key: str, path: Path) -> None:
         with path.open("rb") as source:
             write_atomic_with(self._path(key), lambda file: shutil.copyfileobj(source, file, 1 << 20))
+
+    def take_file(self, key: str, path: Path) -> None:
+        move_atomic(path, self._path(key))
 
     def get(self, key: str) -> bytes:
         try:

@@ -46,6 +46,10 @@ class S3Store:
         with self._explained(key):
             self._client.upload_file(str(path), self.bucket, self.prefix + key)
 
+    def take_file(self, key: str, path: Path) -> None:
+        self.put_file(key, path)
+        path.unlink()
+
     def get(self, key: str) -> bytes:
         with self._explained(key):
             return self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()

@@ -13,9 +13,8 @@ import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, TypeVar
 
 from infra.errors import BackdropError
 from infra.processes import end_with_parent
@@ -26,13 +25,6 @@ R = TypeVar("R")
 _NOTHING = -1
 _PATIENCE_S = 1.0  # how often slow workers are looked for
 _ITEMS_LOST = 64  # items of one slice that may each kill a worker before the machine itself is to blame
-
-
-def import_ahead(module: str) -> None:
-    """Starts the fork server, which imports `module`; returns at once. Its workers then start in milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module])
-    forkserver.ensure_running()
 
 
 class Hands:
@@ -57,40 +49,28 @@ class Hands:
 
 
 @dataclass
-class _Worker(Generic[T]):
+class _Worker:
     process: Any
     pipe: Connection
     hands: Hands
-    task: T | None = None
+    task: tuple[Callable[..., Any], Any] | None = None
     poisoned: dict[int, str] = field(default_factory=dict)
 
 
-class Crew(Generic[T, R]):
-    """Runs `function(task, hands, poisoned)` for a stream of tasks in `count` processes; results as they come.
+class Crew:
+    """`count` processes that work off streams of tasks, one stream after the other.
 
-    `poisoned` maps items of the task that killed or held up a worker to the reason. `prepare` runs once in each
-    process. `memory` limits each process's address space in bytes, `timeout_s` the time over one item. `context`
-    "forkserver": workers come from a process that has imported already (see `import_ahead`).
+    `prepare` runs once in each process. `memory` limits each one's address space in bytes.
     """
 
-    def __init__(
-        self,
-        count: int,
-        function: Callable[[T, Hands, Mapping[int, str]], R],
-        *,
-        prepare: Callable[[], None] | None = None,
-        memory: int = 6 << 30,
-        timeout_s: float = 60.0,
-        context: Literal["spawn", "forkserver"] = "spawn",
-    ) -> None:
-        # Never a plain fork: the job holds threads and connections that must not be forked.
-        self._context: Any = multiprocessing.get_context(context)
-        self._arguments = (function, prepare, memory)
-        self._timeout_s = timeout_s
+    def __init__(self, count: int, *, prepare: Callable[[], None] | None = None, memory: int = 6 << 30) -> None:
+        # spawn: the job holds threads and connections that must not be forked.
+        self._context: Any = multiprocessing.get_context("spawn")
+        self._arguments = (prepare, memory)
         self._count = count
-        self._workers: list[_Worker[T]] = []
+        self._workers: list[_Worker] = []
 
-    def __enter__(self) -> Crew[T, R]:
+    def __enter__(self) -> Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,8 +80,14 @@ class Crew(Generic[T, R]):
         for worker in self._workers:
             worker.process.join()
 
-    def map(self, tasks: Iterable[T]) -> Iterator[R]:
-        """Each task's result, in the order in which they end. Tasks are drawn only when a worker is free."""
+    def map(
+        self, function: Callable[[T, Hands, Mapping[int, str]], R], tasks: Iterable[T], timeout_s: float = 60.0
+    ) -> Iterator[R]:
+        """`function(task, hands, poisoned)` of each task, in the order in which they end.
+
+        `poisoned` maps items of the task that killed a worker, or held it up for `timeout_s`, to the reason. Tasks are
+        drawn only when a worker is free.
+        """
         stream = iter(tasks)
         exhausted = False
         while True:
@@ -109,23 +95,23 @@ class Crew(Generic[T, R]):
                 if exhausted:
                     break
                 try:
-                    worker.task = next(stream)
+                    worker.task = (function, next(stream))
                 except StopIteration:
                     exhausted = True
                     break
-                worker.pipe.send((worker.task, {}))
+                worker.pipe.send((*worker.task, {}))
             busy = [worker for worker in self._workers if worker.task is not None]
             if not busy:
                 return
-            yield from self._collect(busy)
+            yield from self._collect(busy, timeout_s)
 
-    def _idle(self) -> Iterator[_Worker[T]]:
+    def _idle(self) -> Iterator[_Worker]:
         yield from [worker for worker in self._workers if worker.task is None]
         while len(self._workers) < self._count:
             self._workers.append(self._start())
             yield self._workers[-1]
 
-    def _collect(self, busy: list[_Worker[T]]) -> Iterator[R]:
+    def _collect(self, busy: list[_Worker], timeout_s: float) -> Iterator[Any]:
         by_pipe = {worker.pipe: worker for worker in busy}
         for pipe in wait(list(by_pipe), timeout=_PATIENCE_S):
             worker = by_pipe.pop(pipe)  # type: ignore[call-overload]
@@ -140,11 +126,11 @@ class Crew(Generic[T, R]):
             yield result
         for worker in by_pipe.values():
             item, seconds = worker.hands.held()
-            if item != _NOTHING and seconds > self._timeout_s:
+            if item != _NOTHING and seconds > timeout_s:
                 worker.process.kill()
-                self._replace(worker, f"nothing came of it in {self._timeout_s:g} s")
+                self._replace(worker, f"nothing came of it in {timeout_s:g} s")
 
-    def _replace(self, worker: _Worker[T], reason: str) -> None:
+    def _replace(self, worker: _Worker, reason: str) -> None:
         item, _ = worker.hands.held()
         worker.process.join()
         if item == _NOTHING or len(worker.poisoned) >= _ITEMS_LOST:
@@ -155,14 +141,13 @@ class Crew(Generic[T, R]):
         worker.poisoned[item] = reason
         fresh = self._start()
         worker.process, worker.pipe, worker.hands = fresh.process, fresh.pipe, fresh.hands
-        worker.pipe.send((worker.task, worker.poisoned))
+        assert worker.task is not None  # an idle worker is not replaced
+        worker.pipe.send((*worker.task, worker.poisoned))
 
-    def _start(self) -> _Worker[T]:
+    def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         hands = Hands(self._context)
-        process = self._context.Process(
-            target=_work, args=(theirs, hands, dict(os.environ), *self._arguments), daemon=True
-        )
+        process = self._context.Process(target=_work, args=(theirs, hands, *self._arguments), daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, ours, hands)
@@ -171,13 +156,10 @@ class Crew(Generic[T, R]):
 def _work(
     pipe: Connection,
     hands: Hands,
-    environment: Mapping[str, str],
-    function: Callable[..., Any],
     prepare: Callable[[], None] | None,
     memory: int,
 ) -> None:
     """A worker's life: tasks in, (result, error) out, until the pipe is closed."""
-    os.environ.update(environment)  # a fork server has that of the time when it was started
     end_with_parent()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
@@ -186,7 +168,7 @@ def _work(
         prepare()
     while True:
         try:
-            task, poisoned = pipe.recv()
+            function, task, poisoned = pipe.recv()
         except (EOFError, ConnectionError):
             return
         try:

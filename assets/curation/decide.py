@@ -132,8 +132,9 @@ def find_copies(
         a, b = thumb(one), thumb(other)
         if a is None or b is None:
             return None
-        left = residual(a, b)
-        return left if left <= allowed(a, b, config.residual) else None
+        most = allowed(a, b, config.residual)
+        left = residual(a, b, most)
+        return left if left <= most else None
 
     def first_match(index: int, dropped: Mapping[int, Match]) -> Match | None:
         for place, distance in among_known.get(index, ()):

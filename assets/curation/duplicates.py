@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 
-VERSION = "5"
+VERSION = "6"
 THUMB = 48  # pixels per side of the smallest thumbnail that decides
 _FINEST = 3  # times that, where the picture has them
 _SMALL = 96  # pixels of the shorter side that are enough for a hash and a thumbnail
@@ -31,12 +31,13 @@ _MAX_SCALE, _MAX_SKEW, _MAX_OUTSIDE = 0.1, 0.03, 0.8
 # within these, the nearest look-alike misses them by a third. Flat pictures differ by noise alone.
 _CONTRAST_SHARE, _NOISE = 0.42, 6.0
 _HOPELESS, _APART = 60.0, 255.0
+_COARSE = 3.0  # times what is allowed: what alignment leaves at 48 pixels where more of them leave nothing
 
 
 def fingerprint(image: np.ndarray) -> tuple[int, bytes]:
-    """(perceptual hash, sketch) of uint8 (H, W, 3)."""
+    """(perceptual hash, sketch) of uint8 (H, W, 3); the same for a picture that was halved already."""
     small = halved(image)
-    return phash(small), sketch(_squared(small))
+    return phash(small), sketch(small)
 
 
 def halved(image: np.ndarray) -> np.ndarray:
@@ -71,17 +72,18 @@ def _squared(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR if smaller else cv2.INTER_AREA)
 
 
-def residual(first: np.ndarray, second: np.ndarray) -> float:
+def residual(first: np.ndarray, second: np.ndarray, enough: float = 0.0) -> float:
     """Largest difference, in grey levels over patches of a 16th of a side, after alignment and exposure.
 
     Both thumbnails are aligned to each other and the worse side counts: a copy is a copy in both directions, while an
     object that moved a little over a plain background can be warped onto its like in one of them. Of unlike sizes the
-    larger is shrunk; at the larger sizes a crop leaves less at sharp edges.
+    larger is shrunk; at the larger sizes a crop leaves less at sharp edges. Nothing is aligned further once the
+    difference is at most `enough`.
     """
     side = min(len(first), len(second))
     first, second = (_shrunk(thumb, side) for thumb in (first, second))
-    one_way = _one_way(first, second)
-    return one_way if one_way == _APART else max(one_way, _one_way(second, first))
+    one_way = _one_way(first, second, enough)
+    return one_way if one_way == _APART else max(one_way, _one_way(second, first, enough))
 
 
 def _shrunk(thumb: np.ndarray, side: int) -> np.ndarray:
@@ -97,28 +99,40 @@ def allowed(first: np.ndarray, second: np.ndarray, max_residual: float) -> float
     return min(max_residual, max(_NOISE, _CONTRAST_SHARE * contrast))
 
 
-def _one_way(first: np.ndarray, second: np.ndarray) -> float:
-    """The residual with `second` warped onto `first`; 255 where it is large even so."""
-    left = _difference(first, second, np.eye(2, 3, dtype=np.float32))
-    warp = _alignment(first, second)
+def _one_way(first: np.ndarray, second: np.ndarray, enough: float) -> float:
+    """The residual with `second` warped onto `first`; 255 where it is large even so.
+
+    Coarse first: most pairs that are not copies end there.
+    """
+    side, small = len(first), (_shrunk(first, THUMB), _shrunk(second, THUMB))
+    fine = side > THUMB
+    left = _difference(*small, np.eye(2, 3, dtype=np.float32))
+    warp = None if left <= enough and not fine else _alignment(*small, np.eye(2, 3, dtype=np.float32), not fine)
     if warp is not None:
-        left = min(left, _difference(first, second, warp))
+        left = min(left, _difference(*small, warp))
+    if fine and left <= _COARSE * max(enough, _NOISE):
+        warp = np.eye(2, 3, dtype=np.float32) if warp is None else warp
+        warp[:, 2] *= side / THUMB
+        left = min(_difference(first, second, np.eye(2, 3, dtype=np.float32)), _difference(first, second, warp))
+        better = None if left <= enough else _alignment(first, second, warp, True)
+        if better is not None:
+            left = min(left, _difference(first, second, better))
     return left if left < _HOPELESS else _APART
 
 
-def _alignment(first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
-    """The affine map from places in `first` to places in `second`, where it is one that a crop or a resize makes."""
-    warp, side = np.eye(2, 3, dtype=np.float32), len(first)
+def _alignment(first: np.ndarray, second: np.ndarray, start: np.ndarray, last: bool) -> np.ndarray | None:
+    """The affine map from places in `first` to places in `second`, where it is one that a crop or a resize makes.
+
+    Searched from `start` on; judged less exactly where it is not the `last` search.
+    """
+    one, other, side = _grey(first), _grey(second), len(first)
     # Without texture there is nothing to align, and ECC (Evangelidis & Psarakis 2008) says so.
     try:
-        for size in (THUMB, side) if side > THUMB else (THUMB,):  # coarse, then fine
-            one, other = (_grey(_shrunk(thumb, size)) for thumb in (first, second))
-            warp[:, 2] *= size / THUMB
-            whole = np.full((size, size), 255, np.uint8)
-            _, found = cv2.findTransformECC(one, other, warp, cv2.MOTION_AFFINE, _STOP, whole, 3)
-            warp = np.asarray(found, np.float32)
+        whole = np.full((side, side), 255, np.uint8)
+        _, found = cv2.findTransformECC(one, other, start.copy(), cv2.MOTION_AFFINE, _STOP, whole, 3)
     except cv2.error:
         return None
+    warp = np.asarray(found, np.float32)
     linear, shift = warp[:, :2].astype(np.float64), warp[:, 2].astype(np.float64)
     across, down = np.hypot(*linear[:, 0]), np.hypot(*linear[:, 1])
     if max(abs(across - 1), abs(down - 1)) > _MAX_SCALE or abs(across - down) > _MAX_SKEW:
@@ -130,7 +144,8 @@ def _alignment(first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
     corners = np.array([(0, 0), (end, 0), (0, end), (end, end)], np.float64)
     there = _outside(corners @ linear.T + shift, end)
     back = _outside((corners - shift) @ np.linalg.inv(linear).T, end)
-    return warp if min(there, back) <= _MAX_OUTSIDE * side / THUMB else None
+    tolerance = _MAX_OUTSIDE * side / THUMB
+    return warp if min(there, back) <= (tolerance if last else 2 * tolerance) else None
 
 
 def _outside(places: np.ndarray, end: int) -> float:
@@ -156,9 +171,9 @@ def _difference(first: np.ndarray, second: np.ndarray, warp: np.ndarray) -> floa
     return float(np.abs(left[seen]).max())
 
 
-def sketch(thumb: np.ndarray) -> bytes:
-    """A very small copy of a thumbnail: uint8 (12, 12, 3), 432 bytes."""
-    return cv2.resize(thumb, (_SKETCH, _SKETCH), interpolation=cv2.INTER_AREA).tobytes()
+def sketch(image: np.ndarray) -> bytes:
+    """A very small copy of a picture, its aspect ratio given up: uint8 (12, 12, 3), 432 bytes."""
+    return cv2.resize(halved(image), (_SKETCH, _SKETCH), interpolation=cv2.INTER_AREA).tobytes()
 
 
 def alike(first: Sequence[bytes], second: Sequence[bytes]) -> np.ndarray:

@@ -49,13 +49,12 @@ def masks_by(spec: FilterSpec) -> str:
     return f"{chosen.name}@{chosen.version}"
 
 
-def cut_masks(spec: FilterSpec, catalog: Catalog, progress: Callable[[int], None]) -> None:
+def cut_masks(spec: FilterSpec, catalog: Catalog, crew: Crew, progress: Callable[[int], None]) -> None:
     """Cuts the masks that are missing, in parallel, and judges all that are used here."""
     source = masks_by(spec)
     missing = (row for row in catalog.keep_list(spec.delivery, source) if not (row.mask_uri or row.mask_key))
-    with Crew(spec.config.workers, partial(_cut, spec, source), prepare=_one_thread) as crew:
-        for done in crew.map(_batched(missing, _MASKS)):
-            progress(done)
+    for done in crew.map(partial(_cut, spec, source), _batched(missing, _MASKS)):
+        progress(done)
     used = (row for row in catalog.keep_list(spec.delivery, source) if row.mask_confidence is not None)
     catalog.replace_verdicts(spec.delivery, MASK, (_judged(row, source, spec.config.mask_confidence) for row in used))
 
@@ -119,12 +118,6 @@ def _judged(row: PackRow, source: str, needed: float) -> VerdictRow:
 @lru_cache(maxsize=1)
 def _tools(segmenter: str, store: str) -> Tools:
     return Tools(choose_segmenter(SegmentSection.model_validate_json(segmenter)), open_catalog(), open_store(store))
-
-
-def _one_thread() -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
 
 
 def _cut(spec: FilterSpec, source: str, rows: list[PackRow], hands: Hands, poisoned: Mapping[int, str]) -> int:

@@ -8,15 +8,14 @@ On a cluster `scan` and `pack` are verbs of their own, each of many processes do
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 
 from assets.curation.catalogue import open_catalog
-from assets.curation.crew import import_ahead
+from assets.curation.crew import Crew
 from assets.curation.decide import decide
 from assets.curation.enrich import captions_by, cut_masks, masks_by, write_captions
 from assets.curation.outcome import report
@@ -42,22 +41,31 @@ def run(spec: FilterSpec, job: JobContext) -> JobResult:
     catalog = open_catalog()
     delivery, total = _opened(catalog, spec)
     cv2.setNumThreads(1)  # the workers already use every core
-    import_ahead("assets.curation.ahead")
-    # The workers decode while this process imports what only the end needs.
-    threading.Thread(target=_load_ahead, name="imports", daemon=True).start()
-    run_scan(spec, job, catalog, total)
-    kept = decide(spec, catalog, delivery.kind, lambda done, of: job.progress("near duplicates", done, of, "groups"))
-    if spec.config.masks:
-        cut_masks(spec, catalog, _steps(job, "masks", kept))
-    captioner = write_captions(spec, catalog, job.store, _steps(job, "captions", kept))
-    slices = pack(spec, catalog, job.store, code_of(_PACKING), _steps(job, "pack", kept), captioner)
+    with crew_for(spec) as crew:
+        run_scan(spec, job, catalog, crew, total)
+        kept = decide(
+            spec, catalog, delivery.kind, lambda done, of: job.progress("near duplicates", done, of, "groups")
+        )
+        if spec.config.masks:
+            cut_masks(spec, catalog, crew, _steps(job, "masks", kept))
+        captioner = write_captions(spec, catalog, job.store, _steps(job, "captions", kept))
+        slices = pack(spec, catalog, job.store, code_of(_PACKING), crew, _steps(job, "pack", kept), captioner)
     catalog.commit_slices(spec.delivery, slices)
     return report(spec, job, catalog, delivery, slices, masks_by(spec), captioner, time.monotonic() - started)
 
 
-def run_scan(spec: FilterSpec, job: JobContext, catalog: Catalog, total: int) -> None:
+def crew_for(spec: FilterSpec) -> Crew:
+    """The processes that scan, cut masks and pack; each with one thread, for together they use every core."""
+    return Crew(spec.config.workers, prepare=_one_thread)
+
+
+def _one_thread() -> None:
+    cv2.setNumThreads(1)
+
+
+def run_scan(spec: FilterSpec, job: JobContext, catalog: Catalog, crew: Crew, total: int) -> None:
     """The first barrier, or one part of it."""
-    counts = scan(spec, catalog, code_of(_JUDGING), _steps(job, "decode and judge", total))
+    counts = scan(spec, catalog, code_of(_JUDGING), crew, _steps(job, "decode and judge", total))
     job.log.info("scanned: %s", dict(counts))
 
 
@@ -65,7 +73,8 @@ def scan_part(spec: FilterSpec, job: JobContext) -> JobResult:
     """The verb `scan`: one of `spec.parts` processes that scan the delivery together."""
     catalog = open_catalog()
     _, total = _opened(catalog, spec)
-    run_scan(spec, job, catalog, total)
+    with crew_for(spec) as crew:
+        run_scan(spec, job, catalog, crew, total)
     return JobResult(data={"part": spec.part, "parts": spec.parts})
 
 
@@ -74,10 +83,10 @@ def pack_part(spec: FilterSpec, job: JobContext) -> JobResult:
     has run, which finds all of it done.
     """
     catalog = open_catalog()
-    import_ahead("assets.curation.ahead")
     _, total = _opened(catalog, spec)
     captioner = captions_by(spec, job.store)
-    slices = pack(spec, catalog, job.store, code_of(_PACKING), _steps(job, "pack", total), captioner)
+    with crew_for(spec) as crew:
+        slices = pack(spec, catalog, job.store, code_of(_PACKING), crew, _steps(job, "pack", total), captioner)
     return JobResult(data={"part": spec.part, "parts": spec.parts, "slices": len(slices)})
 
 
@@ -106,9 +115,3 @@ def _steps(job: JobContext, stage: str, total: int) -> Callable[[int], None]:
         job.progress(stage, done, total, "images")
 
     return step
-
-
-def _load_ahead() -> Any:
-    from assets.curation.suite import load_great_expectations
-
-    return load_great_expectations()

@@ -58,6 +58,7 @@ def pack(
     catalog: Catalog,
     store: ObjectStore,
     code: str,
+    crew: Crew,
     progress: Callable[[int], None],
     captioner: str = "",
 ) -> list[Slice]:
@@ -76,11 +77,10 @@ def pack(
             else:
                 yield chunk
 
-    with Crew(spec.config.workers, partial(pack_chunk, spec), timeout_s=600, context="forkserver") as crew:
-        for packed in crew.map(missing()):
-            slices.append(packed.slice)
-            catalog.write_verdicts(spec.delivery, packed.notes)
-            progress(len(packed.chunk.rows))
+    for packed in crew.map(partial(pack_chunk, spec), missing(), timeout_s=600):
+        slices.append(packed.slice)
+        catalog.write_verdicts(spec.delivery, packed.notes)
+        progress(len(packed.chunk.rows))
     return [piece for piece in slices if piece.samples]
 
 
@@ -90,7 +90,8 @@ def chunks_of(rows: Iterator[PackRow], spec: FilterSpec, code: str) -> Iterator[
     for (bucket, split), some in groupby(rows, key=lambda row: (row.bucket, row.split)):
         for held in chunks(some, lambda row: row.image_id, spec.config.slice_size):
             what = [
-                [row.image_id, row.captions, row.attributes, row.source, row.mask_uri, row.mask_key] for row in held
+                [row.image_id, row.captions, row.attributes, row.source, row.mask_uri, row.mask_key, row.untouched]
+                for row in held
             ]
             yield Chunk(sha256_bytes(canonical_json([how, bucket, split, what])), bucket, split, held)
 
@@ -137,8 +138,11 @@ def sample(row: PackRow, store: ObjectStore, spec: FilterSpec, notes: list[Verdi
     data = read_uri(row.uri)
     if sha256_bytes(data) != row.image_id:
         raise BackdropError("changed: the file is no longer the one that was scanned")
-    # It was decoded by the scan: where only metadata has to go it need not be decoded again.
-    image, width, height = cleaned(data, max_side=spec.config.max_side) or _encoded(data, spec.config.max_side)
+    # It was decoded by the scan: where at most metadata has to go it need not be decoded again.
+    if row.untouched and max(row.width, row.height) <= spec.config.max_side:
+        image, width, height = data, row.width, row.height
+    else:
+        image, width, height = cleaned(data, max_side=spec.config.max_side) or _encoded(data, spec.config.max_side)
     attributes = dict(row.attributes)
     mask = b""
     if row.mask_uri is not None:

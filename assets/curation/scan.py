@@ -8,7 +8,6 @@ exactly the slices that are not in the catalog. What cannot be decoded keeps its
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -58,6 +57,7 @@ def scan(
     spec: FilterSpec,
     catalog: Catalog,
     code: str,
+    crew: Crew,
     progress: Callable[[int], None],
 ) -> Counter[str]:
     """Scans what is not scanned yet; counts of what happened. `code` is the hash of the code that judges."""
@@ -75,10 +75,9 @@ def scan(
             else:
                 yield piece
 
-    with Crew(spec.config.workers, partial(scan_slice, spec), prepare=partial(_prepare, spec)) as crew:
-        for found in crew.map(missing()):
-            counts.update(found)
-            progress(found["scanned"])
+    for found in crew.map(partial(scan_slice, spec), missing()):
+        counts.update(found)
+        progress(found["scanned"])
     if spec.parts == 1:
         catalog.forget_scans(spec.delivery, done - current)
     return counts
@@ -87,7 +86,8 @@ def scan(
 def slices_of(rows: Iterator[SightingRow], spec: FilterSpec, code: str) -> Iterator[Slice]:
     """The delivery's slices, in the order of its URIs."""
     how = {"code": code, "config": spec.config.judging(), "min_size": spec.min_size, "store": spec.store}
-    for held in chunks(rows, lambda row: row.uri, spec.config.slice_size):
+    # Smaller than what is packed: the last ones leave the workers waiting for each other.
+    for held in chunks(rows, lambda row: row.uri, max(1, spec.config.slice_size // 4)):
         what = [[row.id, row.uri, row.etag, row.captions, row.problem] for row in held]
         yield Slice(sha256_bytes(canonical_json([how, what])), held)
 
@@ -118,15 +118,6 @@ def _tools_for(text: str) -> Tools:
     every = build_filters(spec.config.filters, spec.min_size)
     filters = [one for one in every if one.name not in spec.config.skip]
     return Tools(filters, open_catalog(), open_store(spec.store), spec.config)
-
-
-def _prepare(spec: FilterSpec) -> None:
-    """Once per worker: one thread, for the crew uses every core; filters with their models loaded."""
-    import cv2
-
-    cv2.setNumThreads(1)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    _tools(spec)
 
 
 def scan_slice(spec: FilterSpec, piece: Slice, hands: Hands, poisoned: Mapping[int, str]) -> Counter[str]:
@@ -192,7 +183,7 @@ def look_at(
             dropped = dropped or one.filter
             if not tools.config.audit:
                 break
-    value, small = (None, None) if dropped else fingerprint(picture.pixels)
+    value, small = (None, None) if dropped else fingerprint(shown.half)
     size, kind, width, height = len(picture.data), picture.format, picture.width, picture.height
     found.rows.append(ScannedRow(row.id, image_id, size, kind, width, height, value, small, cleaned))
     return dropped or "kept"

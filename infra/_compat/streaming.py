@@ -5,7 +5,8 @@ scikit-learn. All that the line uses lives in ``streaming.base``. So the parent 
 real path, before ``streaming.base`` is imported; what its ``__init__`` would have defined is resolved when somebody
 asks for it. Where the real package was imported first, that one is used.
 
-``from infra._compat.streaming import MDSWriter`` loads on first use (about 3 s, most of it torch).
+``from infra._compat.streaming import MDSWriter`` loads on first use (about 3 s, most of it torch). Who only writes
+shards calls ``writer()``, which needs none of torch (0.3 s).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +22,9 @@ from infra.errors import BackdropError
 
 NAMES = ("LocalDataset", "MDSWriter", "Stream", "StreamingDataLoader", "StreamingDataset")
 """The classes the line uses, all defined in ``streaming.base``."""
+
+# It looks itself up by its name while it works; nothing in it depends on torch.
+_LOOKED_UP = "streaming.base.storage.upload"
 
 
 def load() -> ModuleType:
@@ -52,6 +57,45 @@ def _bare(path: Any, spec: Any) -> ModuleType:
 
     package.__getattr__ = resolve  # type: ignore[method-assign]
     return package
+
+
+@cache
+def writer() -> Any:
+    """The class ``MDSWriter``, imported without torch where that is not there already.
+
+    Writing to a local folder uses nothing of torch, though modules on the way import it; they see a stand-in for as
+    long as the import takes. What was imported with it is forgotten again, so that a later ``load`` gets the real ones.
+    """
+    if "torch" in sys.modules or "streaming" in sys.modules:
+        return load().MDSWriter
+    before = set(sys.modules)
+    spec = importlib.util.find_spec("streaming")
+    root = list(spec.submodule_search_locations or []) if spec is not None else []
+    if not root:
+        raise BackdropError("the package mosaicml-streaming is not installed", "run `make install`")
+    for name in ("", ".base", ".base.format", ".base.format.mds", ".base.format.base", ".base.storage"):
+        package = ModuleType(f"streaming{name}")
+        package.__path__ = [root[0] + name.replace(".", "/")]
+        sys.modules[package.__name__] = package
+    for name in ("torch", "torch.distributed", "torch.utils", "torch.utils.data"):
+        sys.modules[name] = _StandIn(name)
+    try:
+        return importlib.import_module("streaming.base.format.mds.writer").MDSWriter
+    finally:
+        for name in set(sys.modules) - before - {_LOOKED_UP}:
+            if name.partition(".")[0] in ("streaming", "torch"):
+                del sys.modules[name]
+
+
+class _StandIn(ModuleType):
+    """A module any name can be imported from."""
+
+    __path__: Any = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
 
 
 def __getattr__(name: str) -> Any:

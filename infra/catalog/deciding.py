@@ -162,13 +162,16 @@ class Deciding(CatalogDatabase):
 
         With the masks that the segmenter `masks` cut and the captions that the captioner `captions` wrote.
         """
-        k, s, m, c = Kept, Sighting, Mask, Caption
+        k, s, m, c, i, d = Kept, Sighting, Mask, Caption, Image, Verdict
         query = (
             select(
                 *(k.sighting, k.image_id, s.uri, func.coalesce(s.cleaned, s.captions), c.text, s.attributes),
                 *(s.source, s.licence, s.mask_uri, func.coalesce(m.key, ""), m.confidence, k.bucket, k.split),
+                *(i.width, i.height, func.coalesce(d.decision == "keep", False)),
             )
             .join(s, s.id == k.sighting)
+            .join(i, i.id == k.image_id)
+            .outerjoin(d, and_(d.sighting == k.sighting, d.filter == "decode"))
             .outerjoin(m, and_(m.image_id == k.image_id, m.source == masks, s.mask_uri.is_(None)))
             .outerjoin(c, and_(c.image_id == k.image_id, c.source == captions))
             .where(k.delivery == delivery)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
-from infra.catalog.bulk import stage, to_json
+from infra.catalog.bulk import clean, stage, to_json
 from infra.catalog.connection import CatalogDatabase, lock_delivery, set_state
 from infra.catalog.models import DeliveryRecord, Sighting
 from infra.catalog.rows import Delivery, SightingRow
@@ -23,6 +23,9 @@ _CHANGED = [name for name, _ in _SIGHTING if name != "uri"]
 # `incoming` holds the delivery as it is now; a table filled by one COPY keeps its order in ctid. What is no longer
 # there goes with its verdicts. Rows are inserted in the order of their keys, so that two writers never wait for each
 # other; a row that is the same is not written again; one whose bytes changed has to be scanned again.
+# `rows`: readers list in order and each URI once, which is seen on the way; only other listings have to be sorted.
+_SORTED = f"SELECT :delivery, {_NAMES} FROM incoming"
+_UNSORTED = f"SELECT DISTINCT ON (uri) :delivery, {_NAMES} FROM incoming ORDER BY uri, ctid DESC"
 _INGEST = (
     """
     WITH gone AS (
@@ -32,8 +35,7 @@ _INGEST = (
     DELETE FROM verdicts USING gone WHERE verdicts.sighting = gone.id
     """,
     f"""
-    INSERT INTO sightings (delivery, {_NAMES})
-    SELECT DISTINCT ON (uri) :delivery, {_NAMES} FROM incoming ORDER BY uri, ctid DESC
+    INSERT INTO sightings (delivery, {_NAMES}) {{rows}}
     ON CONFLICT (delivery, uri) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _CHANGED)},
         image_id = CASE WHEN sightings.etag = excluded.etag THEN sightings.image_id END
     WHERE ({", ".join(f"sightings.{name}" for name in _CHANGED)})
@@ -74,10 +76,12 @@ class Intake(CatalogDatabase):
         """
         with self._transaction() as connection:
             lock_delivery(connection, delivery)
-            stage(connection, "incoming", _SIGHTING, (_values(row) for row in rows))
+            order = _Order()
+            stage(connection, "incoming", _SIGHTING, (order.seen(_values(row)) for row in rows))
             parameters = {"delivery": delivery}
             for statement in _INGEST:
-                connection.execute(text(statement), parameters)
+                chosen = statement.replace("{rows}", _SORTED if order.ascending else _UNSORTED)
+                connection.execute(text(chosen), parameters)
             set_state(connection, delivery, "ingested")
             return connection.scalar(_count(delivery)) or 0
 
@@ -94,6 +98,20 @@ class Intake(CatalogDatabase):
         with self._transaction() as connection:
             for row in connection.execution_options(yield_per=2000).execute(query):
                 yield SightingRow(*row)
+
+
+class _Order:
+    """Whether the URIs that pass by ascend, as PostgreSQL's "C" collation sorts them."""
+
+    def __init__(self) -> None:
+        self.ascending = True
+        self._last = b""
+
+    def seen(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        uri = clean(values[0]).encode()
+        self.ascending &= uri > self._last
+        self._last = uri
+        return values
 
 
 def _count(delivery: str) -> Any:

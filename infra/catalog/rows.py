@@ -125,7 +125,10 @@ class CandidateRow:
 
 @dataclass(frozen=True, slots=True)
 class PackRow:
-    """One image of the keep list with all that packing needs. `captions`: the delivered ones, then a written one."""
+    """One image of the keep list with all that packing needs. `captions`: the delivered ones, then a written one.
+
+    `width` and `height` are those of the upright picture; `untouched`: safe decoding found nothing to change or cut.
+    """
 
     sighting: int
     image_id: str
@@ -139,6 +142,9 @@ class PackRow:
     mask_confidence: float | None
     bucket: str
     split: str
+    width: int
+    height: int
+    untouched: bool
 
 
 @dataclass(frozen=True)

@@ -63,12 +63,13 @@ def write_slice(
     and meta give the same id and the same bytes; a slice that is already committed is not uploaded again. Raises
     Withdrawn for a slice that a takedown has removed.
     """
-    from infra._compat.streaming import MDSWriter
+    from infra._compat.streaming import writer as writer_class
 
     folder = Path(tempfile.mkdtemp(prefix="slice-"))
     try:
         with full_disk_named(folder):
-            writer = MDSWriter(columns=dict(columns), out=str(folder / "mds"), size_limit=_SHARD_BYTES, max_workers=1)
+            out = str(folder / "mds")
+            writer = writer_class()(columns=dict(columns), out=out, size_limit=_SHARD_BYTES, max_workers=1)
             count = 0
             with writer:
                 for sample in samples:
@@ -87,7 +88,7 @@ def write_slice(
             refuse_withdrawn(store, piece.prefix, json.loads(store.get(commit)))
         else:
             for name in files:
-                store.put_file(f"{piece.prefix}/{name}", folder / "mds" / name)
+                store.take_file(f"{piece.prefix}/{name}", folder / "mds" / name)
             store.put(commit, canonical_json({"id": slice_id, **identity}))
         return piece
     finally:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +55,10 @@ def whose(items: list[int], hands: Hands, poisoned: Mapping[int, str]) -> int:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("context", ["spawn", "forkserver"])
-def test_poisoned_items_cost_only_themselves(context: str) -> None:
+def test_poisoned_items_cost_only_themselves() -> None:
     tasks = [list(range(start, start + 5)) for start in range(0, 30, 5)]
-    with Crew(2, double, timeout_s=3, memory=4 << 30, context=context) as crew:  # type: ignore[arg-type]
-        answers = sorted(answer for some in crew.map(tasks) for answer in some)
+    with Crew(2, memory=4 << 30) as crew:
+        answers = sorted(answer for some in crew.map(double, tasks, timeout_s=3) for answer in some)
     ill = {item: reason for item, reason in answers if reason}
     assert ill == {7: "its decoder died", 8: "nothing came of it in 3 s", 9: "no memory"}
     assert [number for number, reason in answers if not reason] == [2 * k for k in range(30) if k not in (7, 8, 9)]
@@ -67,23 +66,24 @@ def test_poisoned_items_cost_only_themselves(context: str) -> None:
 
 @pytest.mark.integration
 def test_an_error_of_ours_comes_through_and_a_death_over_nothing_is_one() -> None:
-    with Crew(1, refuse) as crew, pytest.raises(BackdropError, match="newer version"):
-        list(crew.map([[1]]))
-    with Crew(1, die) as crew, pytest.raises(BackdropError, match="over no picture in particular"):
-        list(crew.map([[1]]))
+    with Crew(1) as crew:
+        with pytest.raises(BackdropError, match="newer version"):
+            list(crew.map(refuse, [[1]]))
+        with pytest.raises(BackdropError, match="over no picture in particular"):
+            list(crew.map(die, [[1]]))
 
 
 @pytest.mark.integration
 def test_tasks_are_drawn_only_when_a_worker_is_free() -> None:
     drawn: list[int] = []
 
-    def tasks() -> object:
+    def tasks() -> Iterator[list[int]]:
         for k in range(40):
             drawn.append(k)
             yield [k]
 
-    with Crew(2, whose) as crew:
-        for count, _ in enumerate(crew.map(tasks()), start=1):  # type: ignore[arg-type]
+    with Crew(2) as crew:
+        for count, _ in enumerate(crew.map(whose, tasks()), start=1):
             assert len(drawn) <= count + 2
 
 
@@ -91,8 +91,8 @@ _PARENT = """
 from assets.curation.crew import Crew
 from tests.assets.test_crew import whose
 if __name__ == "__main__":
-    with Crew(2, whose) as crew:
-        for pid in crew.map([1] * 1000):
+    with Crew(2) as crew:
+        for pid in crew.map(whose, [1] * 1000):
             print(pid, flush=True)
 """
 

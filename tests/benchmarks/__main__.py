@@ -12,7 +12,7 @@ from tests.benchmarks.promise import Promise
 
 #: Rooms of benchmarks; a name without modules has none yet.
 BENCHMARKS: dict[str, list[str]] = {
-    "curation": ["catalogue"],
+    "curation": ["catalogue", "near_duplicates", "catalog_rows", "dirty", "structural", "memory"],
     "training": [],
     "cluster": [],
     "ship": [],

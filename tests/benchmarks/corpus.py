@@ -31,13 +31,14 @@ def _write(folder: Path, side: int, index: int) -> Path:
     size = (side, side * 3 // 4)
     photographs = _photographs(size)
     if photographs:
-        one, other = rng.choice(len(photographs), 2, replace=False)
-        left, right = photographs[one], photographs[other][:, ::-1]
-        image = cv2.addWeighted(left, 0.6, np.ascontiguousarray(right), 0.4, 0)
+        # Shifted round their edges, or all that share a photograph would share its hash.
+        one, other = (
+            np.roll(photographs[k], rng.integers(0, size[0], 2), (0, 1))
+            for k in rng.choice(len(photographs), 2, replace=False)
+        )
+        image = cv2.addWeighted(one, 0.5, other, 0.5, 0)
     else:
         image = _texture(rng, size)
-    # Two pairs may be drawn twice; no two files are the same.
-    image[:2, :2] = rng.integers(0, 256, 3, dtype=np.uint8)
     path.write_bytes(simplejpeg.encode_jpeg(image, quality=_QUALITY, colorsubsampling="420"))
     return path
 

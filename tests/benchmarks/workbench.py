@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import shutil
 import tempfile
 import threading
@@ -18,8 +17,8 @@ import psutil
 
 from assets.curation import filter as filter_verb
 from assets.curation import ingest
-from assets.curation.crew import import_ahead
 from assets.curation.decide import decide
+from assets.curation.filter import crew_for
 from assets.curation.packing import pack
 from assets.curation.scan import scan
 from assets.curation.specs import CurationSection, FilterSpec, IngestSpec
@@ -28,13 +27,17 @@ from infra.database import ensure_postgres, remove_postgres
 from infra.jobs.program import JobContext
 from infra.object_store import DirectoryStore, ObjectStore
 
-#: What judges structure alone; the others look for text, graphics and meaning.
-STRUCTURAL = {"skip": ("graphics", "text overlay", "nsfw", "alignment", "aesthetics"), "masks": False}
+#: Size and blur: the structural pass.
+STRUCTURAL: dict[str, Any] = {
+    "filters": {"detail": {"measures": ("edge_width",)}},
+    "skip": ("caption", "exposure", "graphics", "text overlay", "nsfw", "alignment", "aesthetics"),
+    "masks": False,
+}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """`cpu_seconds` of the whole family of processes, the database's server among them."""
+    """`cpu_seconds` of the whole machine, the database's server among them."""
 
     seconds: float
     cpu_seconds: float
@@ -48,17 +51,20 @@ class Workbench:
     catalog: Catalog
     store: ObjectStore
 
-    def curate(self, uri: str, name: str = "bench", **config: Any) -> int:
-        """What the verbs `ingest` and `filter` do up to the commit; how many pictures were packed."""
+    def list(self, uri: str, name: str = "bench") -> None:
+        """The verb `ingest`."""
         listing = IngestSpec(store=self.store.uri, output=f"out/{name}/ingest", delivery=name, uri=uri)
         save = self.folder / "save"
         save.mkdir(exist_ok=True)
         ingest.run(listing, JobContext(listing, self.store, listing.output, save))
+
+    def curate(self, name: str = "bench", **config: Any) -> int:
+        """What the verb `filter` does up to the commit, without the report; how many pictures were packed."""
         spec = self.spec(name, **config)
-        import_ahead("assets.curation.ahead")
-        scan(spec, self.catalog, "bench", lambda _: None)
-        decide(spec, self.catalog, "pictures", lambda *_: None)
-        slices = pack(spec, self.catalog, self.store, "bench", lambda _: None)
+        with crew_for(spec) as crew:
+            scan(spec, self.catalog, "bench", crew, lambda _: None)
+            decide(spec, self.catalog, "pictures", lambda *_: None)
+            slices = pack(spec, self.catalog, self.store, "bench", crew, lambda _: None)
         self.catalog.commit_slices(name, slices)
         return sum(piece.samples for piece in slices)
 
@@ -95,21 +101,16 @@ def workbench() -> Iterator[Workbench]:
 
 
 def cost_of(action: Callable[[], Any]) -> Cost:
-    """What an action costs, with its children that have ended and the database's server."""
+    """What an action costs; on a machine that does nothing else."""
     before, began = _cpu(), time.perf_counter()
     action()
     return Cost(time.perf_counter() - began, _cpu() - before)
 
 
 def _cpu() -> float:
-    own = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    servers = 0.0
-    for process in psutil.process_iter(["name"]):
-        if process.info["name"] == "postgres":
-            with contextlib.suppress(psutil.Error):
-                times = process.cpu_times()
-                servers += times.user + times.system + times.children_user + times.children_system
-    return own + servers
+    """Seconds that the machine's processors were busy, since it was started."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 
 
 class PeakMemory(threading.Thread):

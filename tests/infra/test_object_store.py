@@ -66,6 +66,12 @@ def test_files_go_in_and_out(any_store: ObjectStore, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"abc" * 1000)
     any_store.put_file("deep/file", source)
+    moved = source.with_name("moved")
+    moved.write_bytes(source.read_bytes())
+    any_store.take_file("deep/moved", moved)
+    assert any_store.get("deep/moved") == source.read_bytes()
+    assert not moved.exists()
+    any_store.delete("deep/moved")
     any_store.fetch("deep/file", tmp_path / "new" / "copy")
     assert (tmp_path / "new" / "copy").read_bytes() == source.read_bytes()
     with pytest.raises(ObjectMissing):

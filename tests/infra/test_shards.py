@@ -326,6 +326,28 @@ def test_the_lean_import_gives_the_real_classes() -> None:
 
 
 @pytest.mark.integration
+def test_the_writer_without_torch_writes_the_same_bytes(tmp_path: Path) -> None:
+    """Contract with mosaicml-streaming: writing needs nothing of torch, and leaves nothing of the stand-in behind."""
+    write = (
+        "import hashlib, pathlib\n"
+        "def write(kind, out):\n"
+        "    with kind(columns={'a': 'bytes', 'b': 'json'}, out=out, size_limit=4096, max_workers=1) as writer:\n"
+        "        for k in range(200): writer.write({'a': bytes([k % 256]) * 99, 'b': {'k': k}})\n"
+        "    paths = sorted(pathlib.Path(out).iterdir())\n"
+        "    print([(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in paths])\n"
+        "import sys, infra._compat.streaming as s\n"
+    )
+    lean = python(
+        f"{write}write(s.writer(), {str(tmp_path / 'lean')!r})\n"
+        "print([m for m in sys.modules if m.partition('.')[0] in ('torch', 'streaming')])\n"
+        "import torch; print(torch.zeros(2).sum().item(), s.load().StreamingDataset.__name__)\n"
+    ).splitlines()
+    real = python(f"{write}write(s.load().MDSWriter, {str(tmp_path / 'real')!r})\n").splitlines()
+    assert lean[0] == real[0]
+    assert lean[1:] == ["['streaming.base.storage.upload']", "0.0 StreamingDataset"]
+
+
+@pytest.mark.integration
 def test_composer_works_after_the_lean_import() -> None:
     out = python(
         "import infra._compat.streaming as s; s.load()\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
@@ -12,6 +14,11 @@ class _Section(BaseModel):
 class DetailSection(_Section):
     """Blur, enlargement, compression, noise."""
 
+    measures: tuple[Literal["edge_width", "octave_loss", "blockiness", "repeats", "disorder"], ...] = Field(
+        ("edge_width", "octave_loss", "blockiness", "repeats", "disorder"),
+        min_length=1,
+        description="what is measured: edge_width alone finds blur",
+    )
     max_edge_width: float = Field(
         2.3, gt=1, description="pixels, of 256 along the longer side, that the sharpest edges take"
     )
