@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
-from infra.catalog.bulk import clean, stage, to_json
+from infra.catalog.bulk import stage, to_json
 from infra.catalog.connection import CatalogDatabase, lock_delivery, set_state
 from infra.catalog.models import DeliveryRecord, Sighting
 from infra.catalog.rows import Delivery, SightingRow
@@ -77,13 +77,13 @@ class Intake(CatalogDatabase):
         with self._transaction() as connection:
             lock_delivery(connection, delivery)
             order = _Order()
-            stage(connection, "incoming", _SIGHTING, (order.seen(_values(row)) for row in rows))
+            staged = stage(connection, "incoming", _SIGHTING, (order.seen(_values(row)) for row in rows))
             parameters = {"delivery": delivery}
             for statement in _INGEST:
                 chosen = statement.replace("{rows}", _SORTED if order.ascending else _UNSORTED)
                 connection.execute(text(chosen), parameters)
             set_state(connection, delivery, "ingested")
-            return connection.scalar(_count(delivery)) or 0
+            return staged if order.ascending else connection.scalar(_count(delivery)) or 0
 
     def count_sightings(self, delivery: str) -> int:
         """How many sightings the delivery has."""
@@ -108,7 +108,7 @@ class _Order:
         self._last = b""
 
     def seen(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        uri = clean(values[0]).encode()
+        uri = values[0].encode("utf-8", "replace")
         self.ascending &= uri > self._last
         self._last = uri
         return values

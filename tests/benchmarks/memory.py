@@ -15,7 +15,7 @@ from infra.settings import REPOSITORY
 from tests.benchmarks.corpus import write_corpus
 from tests.benchmarks.promise import Promise
 
-FEW, MANY = 10_000, int(os.environ.get("BACKDROP_BENCH_MANY", "100000"))
+FEW, MANY = 10_000, int(os.environ.get("BENCH_MANY", "100000"))
 SIDE = 96  # pixels: the number of pictures is what is measured
 _MEASURE = """
 import json, sys

@@ -29,9 +29,9 @@ from tests.benchmarks.corpus import write_corpus
 from tests.benchmarks.promise import Promise
 from tests.benchmarks.workbench import Cost, cost_of, workbench
 
-COUNT = int(os.environ.get("BACKDROP_BENCH_IMAGES", "20000"))
+COUNT = int(os.environ.get("BENCH_IMAGES", "20000"))
 PEER_COUNT = 2000
-PEERS = Path(os.environ.get("BACKDROP_PEERS", REPOSITORY / ".venv-peers")) / "bin" / "python"
+PEERS = Path(os.environ.get("BENCH_PEERS", REPOSITORY / ".venv-peers")) / "bin" / "python"
 
 
 def promises() -> Iterator[Promise]:
