@@ -2,7 +2,7 @@
 
 Byte copies and takedowns are judged in the database. Near duplicates: the hash index proposes pairs, sketches turn most
 of them down, pixels decide (:mod:`assets.curation.duplicates`). Pictures are taken in order of precedence (held-out
-first, then more pixels, twice the bytes, nothing to fix, the earlier URI), so the best copy of a group stays; what
+first, then more pixels, more bytes, nothing to fix, the earlier URI), so the best copy of a group stays; what
 another delivery keeps already stays there, and a better copy of it is recorded, not swapped.
 
 Nothing here holds a picture but for the pairs that are looked at, and of the delivery only ids, hashes and sizes.

@@ -71,9 +71,9 @@ class Deciding(CatalogDatabase):
         connection.execute(text("ANALYZE verdicts"))
 
     def candidates(self, connection: Connection, delivery: str) -> Iterator[CandidateRow]:
-        """What no verdict drops, best first: more pixels, twice the bytes, nothing to fix, the earlier URI. Streamed.
+        """What no verdict drops, best first: more pixels, more bytes, nothing to fix, the earlier URI. Streamed.
 
-        A few bytes more are no better picture: a copy that was encoded once more has them too.
+        One per cent more bytes are no better picture.
         """
         query = text(
             """
@@ -83,7 +83,7 @@ class Deciding(CatalogDatabase):
             WHERE s.delivery = :delivery AND i.phash IS NOT NULL AND NOT EXISTS (
                 SELECT FROM verdicts v WHERE v.sighting = s.id AND v.decision = 'drop')
             ORDER BY s.split, i.width::bigint * i.height DESC,
-                floor(log(2, greatest(i.bytes, 1))) DESC, d.decision DESC, s.uri, s.image_id
+                floor(70 * log(2, greatest(i.bytes, 1))) DESC, d.decision DESC, s.uri, s.image_id
             """
         )
         rows = connection.execute(query, {"delivery": delivery}, execution_options={"yield_per": 5000})
