@@ -47,6 +47,7 @@ def run_line(settings: Settings, console: Console) -> Outcome:
     """Materialise everything. Raises BackdropError with one clear message; whatever was finished stays."""
     from infra.services import NO_TELEMETRY
     from orchestration.preflight import preflight
+    from orchestration.remembered import remember
     from orchestration.services import services
 
     began = time.monotonic()
@@ -59,6 +60,7 @@ def run_line(settings: Settings, console: Console) -> Outcome:
             os.environ.update(environment)
             settings = Settings.load()
             with only_run(settings):
+                remember(settings)
                 return _run(settings, console, began, warm)
 
 

@@ -31,11 +31,12 @@ def take_down(settings: Settings, console: Console, target: str, reason: str, dr
     """Order and carry out. Raises BackdropError for a target that nobody knows, ServiceError while jobs hold copies."""
     from assets.curation.takedown import Takedown, withdraw
     from assets.line import Line
+    from orchestration.remembered import as_last_run
     from orchestration.run import only_run
     from orchestration.services import services
 
     with services(settings, console) as environment:
-        os.environ.update(environment)
+        os.environ.update({**environment, **as_last_run(settings)})
         settings = Settings.load()
         line = Line()
         ids, unread = find_images(line.catalog, target)

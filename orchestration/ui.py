@@ -17,11 +17,12 @@ from infra.settings import REPOSITORY, Settings
 def serve(settings: Settings, console: Console, port: int) -> None:
     """Blocks. Servers listen on 127.0.0.1 only: neither has a login of its own."""
     from infra.services import wait_for_mlflow
+    from orchestration.remembered import as_last_run
     from orchestration.services import services
     from orchestration.stale import end_stale_runs
 
     with services(settings, console) as environment:
-        os.environ.update(environment)
+        os.environ.update({**environment, **as_last_run(settings)})
         import dagster as dg
 
         with dg.DagsterInstance.get() as instance:

@@ -3,7 +3,7 @@
     scan (slices in parallel) ─► decide (one pass) ─► masks, captions ─► pack (slices in parallel) ─► commit ─► report
 
 Each barrier keeps what is finished: killed anywhere and run again, only the rest is done and the bytes are the same.
-On a cluster `scan` and `pack` are verbs of their own, each of many processes doing its part.
+On a cluster `scan`, `decide` and `pack` are verbs of their own; of the first and the last many processes do a part.
 """
 
 from __future__ import annotations
@@ -43,12 +43,7 @@ def run(spec: FilterSpec, job: JobContext) -> JobResult:
     cv2.setNumThreads(1)  # the workers already use every core
     with crew_for(spec) as crew:
         run_scan(spec, job, catalog, crew, total)
-        kept = decide(
-            spec, catalog, delivery.kind, lambda done, of: job.progress("near duplicates", done, of, "groups")
-        )
-        if spec.config.masks:
-            cut_masks(spec, catalog, crew, _steps(job, "masks", kept))
-        captioner = write_captions(spec, catalog, job.store, _steps(job, "captions", kept))
+        kept, captioner = run_decide(spec, job, catalog, crew, delivery)
         slices = pack(spec, catalog, job.store, code_of(_PACKING), crew, _steps(job, "pack", kept), captioner)
     catalog.commit_slices(spec.delivery, slices)
     return report(spec, job, catalog, delivery, slices, masks_by(spec), captioner, time.monotonic() - started)
@@ -69,6 +64,14 @@ def run_scan(spec: FilterSpec, job: JobContext, catalog: Catalog, crew: Crew, to
     job.log.info("scanned: %s", dict(counts))
 
 
+def run_decide(spec: FilterSpec, job: JobContext, catalog: Catalog, crew: Crew, delivery: Delivery) -> tuple[int, str]:
+    """The second barrier, and what the kept pictures lack: (how many are kept, whose captions they got)."""
+    kept = decide(spec, catalog, delivery.kind, lambda done, of: job.progress("near duplicates", done, of, "groups"))
+    if spec.config.masks:
+        cut_masks(spec, catalog, crew, _steps(job, "masks", kept))
+    return kept, write_captions(spec, catalog, job.store, _steps(job, "captions", kept))
+
+
 def scan_part(spec: FilterSpec, job: JobContext) -> JobResult:
     """The verb `scan`: one of `spec.parts` processes that scan the delivery together."""
     catalog = open_catalog()
@@ -76,6 +79,15 @@ def scan_part(spec: FilterSpec, job: JobContext) -> JobResult:
     with crew_for(spec) as crew:
         run_scan(spec, job, catalog, crew, total)
     return JobResult(data={"part": spec.part, "parts": spec.parts})
+
+
+def decide_whole(spec: FilterSpec, job: JobContext) -> JobResult:
+    """The verb `decide`: one process, once every part is scanned."""
+    catalog = open_catalog()
+    delivery, _ = _opened(catalog, spec)
+    with crew_for(spec) as crew:
+        kept, _ = run_decide(spec, job, catalog, crew, delivery)
+    return JobResult(data={"kept": kept})
 
 
 def pack_part(spec: FilterSpec, job: JobContext) -> JobResult:

@@ -85,7 +85,13 @@ def scan(
 
 def slices_of(rows: Iterator[SightingRow], spec: FilterSpec, code: str) -> Iterator[Slice]:
     """The delivery's slices, in the order of its URIs."""
-    how = {"code": code, "config": spec.config.judging(), "min_size": spec.min_size, "store": spec.store}
+    how = {
+        "version": _VERSION,
+        "code": code,
+        "config": spec.config.judging(),
+        "min_size": spec.min_size,
+        "store": spec.store,
+    }
     # Smaller than what is packed: the last ones leave the workers waiting for each other.
     for held in chunks(rows, lambda row: row.uri, max(1, spec.config.slice_size // 4)):
         what = [[row.id, row.uri, row.etag, row.captions, row.problem] for row in held]
@@ -204,10 +210,14 @@ def _read(row: SightingRow) -> tuple[str, bytes | None]:
 
 
 def picture_at(uri: str, image_id: str) -> np.ndarray | None:
-    """A picture's pixels; None where it is gone, changed or does not decode."""
+    """A picture's pixels; None where it is gone, changed or does not decode. Raises ServiceError while its store is
+    away: that is no answer.
+    """
     try:
         data = read_uri(uri)
         return prepare(data).pixels if sha256_bytes(data) == image_id else None
+    except ServiceError:
+        raise
     except BackdropError:
         return None
 

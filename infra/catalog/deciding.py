@@ -77,7 +77,7 @@ class Deciding(CatalogDatabase):
         """
         query = text(
             """
-            SELECT s.id, s.image_id, s.split, i.width, i.height, i.bytes, i.phash
+            SELECT s.id, s.image_id, s.split, i.width, i.height, i.phash
             FROM sightings s JOIN images i ON i.id = s.image_id
             LEFT JOIN verdicts d ON d.sighting = s.id AND d.filter = 'decode'
             WHERE s.delivery = :delivery AND i.phash IS NOT NULL AND NOT EXISTS (
@@ -88,8 +88,8 @@ class Deciding(CatalogDatabase):
         )
         rows = connection.execute(query, {"delivery": delivery}, execution_options={"yield_per": 5000})
         for row in rows:
-            sighting, image_id, split, width, height, size, value = row
-            yield CandidateRow(sighting, image_id, split, width, height, size, unsigned(value))
+            sighting, image_id, split, width, height, value = row
+            yield CandidateRow(sighting, image_id, split, width, height, unsigned(value))
 
     def known_hashes(self, connection: Connection, delivery: str) -> Iterator[tuple[str, int, int]]:
         """(image id, perceptual hash, pixels) of what all other deliveries of photographs keep, by id. Streamed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import select, text, update
+from sqlalchemy import Connection, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from infra.catalog.bulk import stage
@@ -41,8 +41,7 @@ class Lineage(CatalogDatabase):
         with self._transaction() as connection:
             statement = insert(SliceRecord).values(delivery=delivery, id=piece.id, state="staged", **values)
             connection.execute(statement.on_conflict_do_update(index_elements=["delivery", "id"], set_=values))
-            stage(connection, "members", _MEMBER, members)
-            connection.execute(text(_WRITE_MEMBERS), {"delivery": delivery, "slice": piece.id})
+            write_members(connection, delivery, piece.id, members)
 
     def commit_slices(self, delivery: str, slices: Sequence[Slice]) -> None:
         """Makes these the delivery's current slices and all its older ones 'replaced', in one transaction."""
@@ -129,3 +128,11 @@ class Lineage(CatalogDatabase):
             query = query.where(m.dataset_version == dataset_version)
         with self._transaction() as connection:
             return [Model(*row) for row in connection.execute(query.order_by(m.created_at, m.id))]
+
+
+def write_members(
+    connection: Connection, delivery: str, slice_id: str, members: Iterable[tuple[str, str, int]]
+) -> None:
+    """Records what a slice holds: (image id, shard file, place in it)."""
+    stage(connection, "members", _MEMBER, members)
+    connection.execute(text(_WRITE_MEMBERS), {"delivery": delivery, "slice": slice_id})

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
-
-Split = Literal["train", "holdout"]
-Decision = Literal["keep", "drop", "fix", "unsure", "not scored"]
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,6 @@ class CandidateRow:
     split: str
     width: int
     height: int
-    bytes: int
     phash: int
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
-from infra.catalog.bulk import stage
 from infra.catalog.connection import CatalogDatabase
+from infra.catalog.lineage import write_members
 from infra.catalog.models import (
     Caption,
     Copy,
@@ -197,15 +197,7 @@ class Takedowns(CatalogDatabase):
             connection.execute(
                 statement.on_conflict_do_update(index_elements=["delivery", "id"], set_={**values, "state": state})
             )
-            stage(connection, "remaining", [("image_id", "text"), ("shard", "text"), ("place", "int")], members)
-            connection.execute(
-                text(
-                    "INSERT INTO slice_members (delivery, slice_id, image_id, shard, place) "
-                    "SELECT :delivery, :slice, image_id, shard, place FROM remaining ORDER BY image_id "
-                    "ON CONFLICT DO NOTHING"
-                ),
-                {"delivery": delivery, "slice": new.id},
-            )
+            write_members(connection, delivery, new.id, members)
 
     def forget_images(self, image_ids: Collection[str]) -> None:
         """Removes what the catalog itself holds of the pictures: small copies, masks, captions, places of bytes.

@@ -166,6 +166,7 @@ def _template() -> Template:
 
     import evaluation.report.page
 
+    # The second for its style sheet: one look for both pages.
     folders = [Path(__file__).parent, Path(evaluation.report.page.__file__).parent]
     environment = Environment(
         loader=FileSystemLoader(folders),
@@ -177,7 +178,4 @@ def _template() -> Template:
     environment.filters["of"] = _share
     environment.filters["width"] = lambda part, whole: round(100.0 * part / whole, 2) if whole else 0.0
     environment.filters["evidence"] = _evidence
-    # One look for both pages: the style sheet is that of the engine's report.
-    engine_page = (folders[1] / "template.html.j2").read_text()
-    environment.globals["house_style"] = engine_page.partition("<style>")[2].partition("</style>")[0]
     return environment.get_template("delivery.html.j2")
