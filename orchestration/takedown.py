@@ -163,7 +163,7 @@ def show_held(console: Console, line: Line, ids: list[str], held: Held, unread: 
         ("quarantined", len(held.quarantine), _some(held.quarantine)),
         ("masks", len(held.masks), _some(held.masks)),
         ("captions", held.captions, ""),
-        ("near duplicates, not in this order", len(held.alike), _some(held.alike)),
+        ("copies, not in this order", len(held.alike), _some(held.alike)),
         ("not scanned and not readable", len(unread), _some(unread)),
     ]
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)

@@ -57,7 +57,7 @@ def trace_image(settings: Settings, console: Console, target: str) -> None:
         judged = ("delivery", "filter", "filter_version", "decision", "score", "reason")
         _table(console, "verdicts", judged, found.verdicts)
         _table(console, "quarantine", ("delivery", "reason", "detail", "key"), found.quarantine)
-        _table(console, "near duplicates", ("delivery", "image_id", "of", "distance"), found.copies)
+        _table(console, "copies", ("delivery", "image_id", "of", "distance", "similarity"), found.copies)
         packed = ("delivery", "id", "split", "bucket", "state", "shard", "place")
         _table(console, "slices", packed, found.slices)
         _table(console, "dataset versions", ("version", "samples", "withdrawn"), found.versions)

@@ -64,7 +64,8 @@ class Crew:
     """
 
     def __init__(self, count: int, *, prepare: Callable[[], None] | None = None, memory: int = 6 << 30) -> None:
-        # spawn: the job holds threads and connections that must not be forked.
+        # spawn: the job holds threads and connections that must not be forked. A fork saves the two seconds of imports
+        # and now and then leaves a worker waiting for ever for a lock that one of those threads held.
         self._context: Any = multiprocessing.get_context("spawn")
         self._arguments = (prepare, memory)
         self._count = count

@@ -1,7 +1,8 @@
 """The second barrier: one deterministic pass over what the scan left. Who repeats whom, and what is kept.
 
 Byte copies and takedowns are judged in the database. Near duplicates: the hash index proposes pairs, sketches turn most
-of them down, pixels decide (:mod:`assets.curation.duplicates`). Pictures are taken in order of precedence (held-out
+of them down, pixels decide (:mod:`assets.curation.duplicates`). Semantic duplicates: of what is left, where an embedder
+is configured, embeddings decide (:mod:`assets.curation.semantic`). Pictures are taken in order of precedence (held-out
 first, then more pixels, more bytes, nothing to fix, the earlier URI), so the best copy of a group stays; what
 another delivery keeps already stays there, and a better copy of it is recorded, not swapped.
 
@@ -14,14 +15,15 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice
+from functools import lru_cache, partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assets.curation import duplicates
+from assets.curation import duplicates, semantic
 from assets.curation.duplicates import HashIndex, alike, allowed, components, residual
+from assets.curation.embedder import embedder_id
 from assets.curation.filters.base import DROP, KEEP
 from assets.curation.scan import look
 from assets.curation.specs import FilterSpec
@@ -39,6 +41,11 @@ _BASE = 8192  # image ids asked for at once
 
 #: Width over height; each picture goes into the nearest. Those of the usual cameras, phones and shops, both ways.
 BUCKETS = ("1x2", "9x16", "2x3", "3x4", "4x5", "1x1", "5x4", "4x3", "3x2", "16x9", "2x1")
+_RATIOS = {name: math.log(int(name.split("x")[0]) / int(name.split("x")[1])) for name in BUCKETS}
+
+
+#: Hears how far a stage is: (stage, done, of how many, of what).
+Progress = Callable[[str, float, float, str], None]
 
 
 @dataclass(frozen=True)
@@ -81,25 +88,36 @@ class Known:
         return bytes(self.ids[index]).decode()
 
 
-def decide(spec: FilterSpec, catalog: Catalog, kind: str, progress: Callable[[int, int], None]) -> int:
+def decide(spec: FilterSpec, catalog: Catalog, kind: str, progress: Progress) -> int:
     """Writes the decision over the delivery and returns how many pictures are kept. `kind`: the delivery's.
 
     Rendered catalogues are compared with no other delivery: only one is in the mix at a time, and the same scenes at
     another size would look like copies.
     """
-    compared = kind != "sample"
+    compared, section = kind != "sample", spec.config.embedder
     with catalog.deciding(spec.delivery) as connection:
         catalog.drop_exact(connection, spec.delivery, compared)
         own = _candidates(catalog.candidates(connection, spec.delivery))
         known = _known(catalog.known_hashes(connection, spec.delivery) if compared else iter(()))
-        matches = find_copies(own, known, spec, _Lookup(catalog, connection), progress)
+        lookup = _Lookup(catalog, connection)
+        matches = find_copies(own, known, spec, lookup, lambda n, of: progress("near duplicates", n, of, "groups"))
         kept = np.ones(len(own), bool)
         kept[list(matches)] = False
+        left, embedder, threshold = np.flatnonzero(kept), embedder_id(section), section.threshold
+        nearest = semantic.Nearest.of_none(len(own))
+        if embedder:
+            read = partial(catalog.embeddings, connection, embedder)
+            nearest = semantic.find_nearest(
+                own, known, left, read, threshold, lambda n: progress("semantic duplicates", n, len(left), "images")
+            )
+        alike = semantic.copies(own, known, nearest, threshold)
+        kept[list(alike)] = False
+        near = [CopyRow(own.id(i), m.of, m.distance, m.residual, m.better) for i, m in sorted(matches.items())]
         catalog.write_decision(
             connection,
             spec.delivery,
-            _verdicts(own, matches),
-            (CopyRow(own.id(i), m.of, m.distance, m.residual, m.better) for i, m in sorted(matches.items())),
+            chain(_verdicts(own, matches), semantic.verdicts(own, left, nearest, alike, embedder)),
+            [*near, *alike.values()],
             (
                 (BUCKETS[own.buckets[i]], "holdout" if own.heldout[i] else "train", own.id(i), int(own.sightings[i]))
                 for i in np.flatnonzero(kept).tolist()
@@ -254,12 +272,7 @@ def _known(rows: Iterator[tuple[str, int, int]]) -> Known:
 def bucket_of(width: int, height: int) -> str:
     """The aspect-ratio bucket of a picture: the nearest ratio on a logarithmic scale, so that 2:1 is as far as 1:2."""
     ratio = math.log(width / height)
-    return min(BUCKETS, key=lambda name: abs(ratio - math.log(_ratio(name))))
-
-
-def _ratio(name: str) -> float:
-    across, down = name.split("x")
-    return int(across) / int(down)
+    return min(BUCKETS, key=lambda name: abs(ratio - _RATIOS[name]))
 
 
 def _verdicts(own: Candidates, matches: Mapping[int, Match]) -> Iterator[VerdictRow]:

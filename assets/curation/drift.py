@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +58,7 @@ EDGES: dict[str, tuple[float, ...]] = {
     "caption": (1, 16, 32, 64, 128, 256, 512),
 }
 LABELS = {"resolution": "resolution", "aspect": "aspect ratio", "caption": "caption length"}
+EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True)
@@ -175,13 +178,13 @@ def compare_embeddings(now: Moments, before: Moments) -> Drift:
     tail (Székely & Bakirov 2003), so the quantile of χ²₁ holds for every spectrum.
     """
     if now.count < 2 or before.count < 2:
-        return Drift("embedding_drift", "embedding", 0.0, math.inf, EMBEDDING_LIMIT, (), ())
+        return Drift("embedding_drift", EMBEDDING, 0.0, math.inf, EMBEDDING_LIMIT, (), ())
     distance = float(((now.total / now.count - before.total / before.count) ** 2).sum())
     # Within the deliveries: a shift between them must not make itself look small.
     within = sum(one.squares - float((one.total**2).sum()) / one.count for one in (now, before))
     variance = max(within / (now.count + before.count - 2), 1e-12)
     noise = (1 / now.count + 1 / before.count) * chi_square(1)
-    return Drift("embedding_drift", "embedding", distance / variance, noise, EMBEDDING_LIMIT, (), ())
+    return Drift("embedding_drift", EMBEDDING, distance / variance, noise, EMBEDDING_LIMIT, (), ())
 
 
 def compare(now: Profile, before: Sequence[Profile]) -> list[Drift]:
@@ -212,17 +215,27 @@ def _sum(vectors: Sequence[Sequence[float]]) -> list[float]:
     return [float(sum(one)) for one in zip(*vectors, strict=True)]
 
 
-def compare_delivery(catalog: Catalog, delivery: str, embeddings: tuple[Moments, Moments] | None = None) -> Comparison:
+def compare_delivery(catalog: Catalog, delivery: str, embedder: str = "") -> Comparison:
     """The delivery against the last EARLIER ones before it, rendered ones among themselves.
 
-    `embeddings`: (this delivery's, the earlier ones'), where an embedder made some.
+    `embedder`: whose embeddings are compared, of the deliveries that it has embedded.
     """
     earlier = catalog.earlier_deliveries(delivery, EARLIER)
     if not earlier:
         return Comparison((), ())
     profiles = catalog.profiles([delivery, *earlier], EDGES)
     drifts = compare(profiles[delivery], [profiles[name] for name in earlier])
-    return Comparison(tuple(earlier), (*drifts, *([compare_embeddings(*embeddings)] if embeddings else [])))
+    if embedder:
+        means = catalog.embedding_means(embedder, [delivery, *earlier])
+        now, before = _moments(means, [delivery]), _moments(means, earlier)
+        drifts += [compare_embeddings(now, before)] if now is not None and before is not None else []
+    return Comparison(tuple(earlier), tuple(drifts))
+
+
+def _moments(means: Mapping[str, tuple[int, np.ndarray]], deliveries: Sequence[str]) -> Moments | None:
+    """The sums over these deliveries; of embeddings of length 1, so that Σ|x|² is their count."""
+    parts = [Moments(n, n * mean.astype(np.float64), n) for n, mean in (means[d] for d in deliveries if d in means)]
+    return reduce(add, parts) if parts else None
 
 
 def checks(found: Comparison) -> list[Check]:
@@ -233,7 +246,7 @@ def checks(found: Comparison) -> list[Check]:
 def _check(name: str, drifts: Sequence[Drift], earlier: Sequence[str]) -> Check:
     metadata: dict[str, Any] = {"compared_with": ", ".join(earlier) or "nothing: no delivery came before"}
     if earlier and not drifts:
-        metadata["note"] = "no embedder" if name == "embedding_drift" else "too few pictures"
+        metadata["note"] = "no embeddings to compare" if name == "embedding_drift" else "too few pictures"
     if drifts:
         worst = max(drifts, key=lambda one: (one.drifted, one.excess / one.limit, one.shift))
         metadata |= {

@@ -66,7 +66,7 @@ def run_scan(spec: FilterSpec, job: JobContext, catalog: Catalog, crew: Crew, to
 
 def run_decide(spec: FilterSpec, job: JobContext, catalog: Catalog, crew: Crew, delivery: Delivery) -> tuple[int, str]:
     """The second barrier, and what the kept pictures lack: (how many are kept, whose captions they got)."""
-    kept = decide(spec, catalog, delivery.kind, lambda done, of: job.progress("near duplicates", done, of, "groups"))
+    kept = decide(spec, catalog, delivery.kind, job.progress)
     if spec.config.masks:
         cut_masks(spec, catalog, crew, _steps(job, "masks", kept))
     return kept, write_captions(spec, catalog, job.store, _steps(job, "captions", kept))
@@ -114,6 +114,8 @@ def _opened(catalog: Catalog, spec: FilterSpec) -> tuple[Delivery, int]:
             f"the catalog knows no picture of the delivery '{spec.delivery}'",
             f"materialise raw_images[{spec.delivery}]",
         )
+    if spec.config.embedder.model:
+        catalog.make_embeddings()
     return delivery, total
 
 

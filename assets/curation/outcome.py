@@ -10,11 +10,14 @@ import numpy as np
 
 from assets.curation import drift
 from assets.curation.decide import NEAR
+from assets.curation.embedder import embedder_id
 from assets.curation.filters import ORDER as FILTERS
 from assets.curation.pictures import dropped_grid, funnel_chart, mask_grid
+from assets.curation.report.gather import Threshold
 from assets.curation.report.lines import lines
 from assets.curation.report.write import write_report
 from assets.curation.scan import DECODE, READ, look, picture_at
+from assets.curation.semantic import SEMANTIC
 from assets.curation.specs import FilterSpec
 from assets.curation.suite import validate
 from infra.catalog.deciding import EXACT, TAKEN
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from infra.catalog import Catalog, Delivery
     from infra.jobs.program import JobContext
 
-ORDER = (READ, DECODE, TAKEN, *FILTERS, EXACT, NEAR)
+ORDER = (READ, DECODE, TAKEN, *FILTERS, EXACT, NEAR, SEMANTIC)
 """The filters that drop, in the order in which they run."""
 _SHOWN = 200  # unsure masks listed in the result; all are in the catalog
 _TILES, _MASK_TILES = 60, 48
@@ -62,14 +65,15 @@ def report(
     validation = validate(
         catalog.metadata_rows(name, masks, captions), min_size=spec.min_size, max_aspect=spec.config.filters.max_aspect
     )
-    compared = drift.compare_delivery(catalog, name)
+    compared = drift.compare_delivery(catalog, name, embedder_id(spec.config.embedder))
     checks = [*validation.checks, *drift.checks(compared)]
     page = write_report(
         catalog,
         job.store,
         name,
         spec.output,
-        lines(spec.config.filters, spec.min_size),
+        lines(spec.config.filters, spec.min_size)
+        | {SEMANTIC: [Threshold(spec.config.embedder.threshold, "above", "similarity to the nearest kept picture")]},
         look=picture_at,
         masks=masks,
         checks=checks,

@@ -1,6 +1,7 @@
 """The first barrier: slices of a delivery in parallel; each picture is read, made safe, judged and fingerprinted.
 
-    sightings ─► slices ─► [read ─► SHA-256 ─► safe decoding ─► filters, cheapest first ─► hash and sketch] ─► catalog
+    sightings ─► slices ─► [read ─► SHA-256 ─► safe decoding ─► filters, cheapest first ─► hash and sketch
+        ─► embedding, where an embedder is configured] ─► catalog
 
 A slice's findings are one transaction. Its id is the hash of what it holds and of how it is judged, so a re-run scans
 exactly the slices that are not in the catalog. What cannot be decoded keeps its bytes in quarantine.
@@ -19,10 +20,11 @@ import numpy as np
 from assets.curation.chunks import chunks
 from assets.curation.crew import Crew, Hands
 from assets.curation.duplicates import fingerprint, thumbnail
+from assets.curation.embedder import Embedder, choose_embedder, embedder_id
 from assets.curation.filters.base import DROP, FIX, KEEP, Judgement, Picture
 from assets.curation.specs import CurationSection, FilterSpec
 from infra.catalog.deciding import TAKEN
-from infra.catalog.rows import QuarantineRow, ScannedRow, SightingRow, VerdictRow
+from infra.catalog.rows import EmbeddingRow, QuarantineRow, ScannedRow, SightingRow, VerdictRow
 from infra.errors import BackdropError, ServiceError
 from infra.files import canonical_json, sha256_bytes
 from infra.images import BadImage, prepare
@@ -51,6 +53,8 @@ class Found:
     rows: list[ScannedRow] = field(default_factory=list)
     verdicts: list[VerdictRow] = field(default_factory=list)
     quarantined: list[QuarantineRow] = field(default_factory=list)
+    embeddings: dict[str, EmbeddingRow] = field(default_factory=dict)  # by image id
+    known: Collection[str] = ()  # images that are embedded already
 
 
 def scan(
@@ -75,7 +79,7 @@ def scan(
             else:
                 yield piece
 
-    for found in crew.map(partial(scan_slice, spec), missing()):
+    for found in crew.map(partial(scan_slice, spec, embedder_id(spec.config.embedder)), missing()):
         counts.update(found)
         progress(found["scanned"])
     if spec.parts == 1:
@@ -92,6 +96,8 @@ def slices_of(rows: Iterator[SightingRow], spec: FilterSpec, code: str) -> Itera
         "min_size": spec.min_size,
         "store": spec.store,
     }
+    if embedder := embedder_id(spec.config.embedder):
+        how["embedder"] = embedder
     # Smaller than what is packed: the last ones leave the workers waiting for each other.
     for held in chunks(rows, lambda row: row.uri, max(1, spec.config.slice_size // 4)):
         what = [[row.id, row.uri, row.etag, row.captions, row.problem] for row in held]
@@ -109,6 +115,7 @@ class Tools:
     catalog: Catalog
     store: ObjectStore
     config: CurationSection
+    embedder: Embedder | None
 
 
 def _tools(spec: FilterSpec) -> Tools:
@@ -123,19 +130,28 @@ def _tools_for(text: str) -> Tools:
 
     every = build_filters(spec.config.filters, spec.min_size)
     filters = [one for one in every if one.name not in spec.config.skip]
-    return Tools(filters, open_catalog(), open_store(spec.store), spec.config)
+    embedder = choose_embedder(spec.config.embedder)
+    return Tools(filters, open_catalog(), open_store(spec.store), spec.config, embedder)
 
 
-def scan_slice(spec: FilterSpec, piece: Slice, hands: Hands, poisoned: Mapping[int, str]) -> Counter[str]:
+def scan_slice(
+    spec: FilterSpec, embedder: str, piece: Slice, hands: Hands, poisoned: Mapping[int, str]
+) -> Counter[str]:
     """Scans and commits one slice; counts by decision of its pictures."""
     tools, found, counts = _tools(spec), Found(), Counter[str]()
     taken = tools.catalog.taken_down()
+    if tools.embedder is not None:
+        if tools.embedder.id != embedder:
+            raise BackdropError("the embedder's weights changed while they were in use", "run again")
+        found.known = tools.catalog.embedded(embedder, [row.image_id for row in piece.rows if row.image_id])
     judged = []
     for index, row in enumerate(piece.rows):
         hands.take(index)
         judged.append(look_at(row, spec.delivery, tools, found, taken, poisoned.get(index)))
     hands.drop()
-    tools.catalog.commit_scan(spec.delivery, piece.id, found.rows, found.verdicts, found.quarantined)
+    tools.catalog.commit_scan(
+        spec.delivery, piece.id, found.rows, found.verdicts, found.quarantined, list(found.embeddings.values())
+    )
     counts.update(judged)
     counts["scanned"] = len(piece.rows)
     return counts
@@ -190,6 +206,9 @@ def look_at(
             if not tools.config.audit:
                 break
     value, small = (None, None) if dropped else fingerprint(shown.half)
+    if tools.embedder is not None and not dropped and image_id not in found.known and image_id not in found.embeddings:
+        vector = tools.embedder.embed(shown).tolist()
+        found.embeddings[image_id] = EmbeddingRow(image_id, tools.embedder.id, vector)
     size, kind, width, height = len(picture.data), picture.format, picture.width, picture.height
     found.rows.append(ScannedRow(row.id, image_id, size, kind, width, height, value, small, cleaned))
     return dropped or "kept"

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from assets.curation.captions.settings import CaptionSection
 from assets.curation.filters import ORDER
-from assets.curation.filters.settings import FilterSection
+from assets.curation.filters.settings import EmbedderSection, FilterSection
 from assets.curation.segmenter import SegmentSection
 from infra.errors import nearest
 from infra.jobs.spec import JobSpec
@@ -39,6 +39,9 @@ class CurationSection(BaseModel):
     audit: bool = Field(False, description="let every filter judge every picture, also those that one has dropped")
     hash_distance: int = Field(12, ge=0, le=24, description="of 64 bits; pairs up to this far are looked at")
     residual: float = Field(24.0, gt=0, description="grey levels two aligned copies may differ by anywhere")
+    embedder: EmbedderSection = Field(
+        default_factory=EmbedderSection, description="whose embeddings tell semantic duplicates and drift"
+    )
     masks: bool = Field(True, description="cut a mask for pictures that came without one")
     segmenter: SegmentSection = Field(
         default_factory=SegmentSection, description="who cuts masks where none came along"

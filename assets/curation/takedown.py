@@ -53,7 +53,7 @@ class Report:
     objects: int = 0  # deleted from the store
     files: int = 0  # deleted from this machine beside the store
     sources: list[str] = field(default_factory=list)  # files that only their owner can delete
-    alike: list[str] = field(default_factory=list)  # near duplicates that the order does not name
+    alike: list[str] = field(default_factory=list)  # near and semantic duplicates that the order does not name
     running: list[str] = field(default_factory=list)  # jobs that may still hold copies
     models: list[str] = field(default_factory=list)
 

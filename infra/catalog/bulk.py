@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 _BATCH = 1000
 _SORT_MB = 64
+_FEW = 5000  # rows for which any plan will do: an ANALYZE costs more than it saves
 # What COPY's text format reserves; bytes that PostgreSQL cannot hold go as well.
 _RESERVED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\0": None})
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -38,7 +39,8 @@ def stage(connection: Connection, table: str, columns: Sequence[tuple[str, str]]
         while batch := list(islice(rows, _BATCH)):
             copy.write(_lines(batch))
             count += len(batch)
-    cursor.execute(f"ANALYZE {table}")
+    if count > _FEW:
+        cursor.execute(f"ANALYZE {table}")
     return count
 
 
@@ -67,7 +69,8 @@ def _plain(value: Any) -> str:
 
 def clean(text: str) -> str:
     """Text that PostgreSQL can hold: without NUL characters and unpaired surrogates, which caption files do bring."""
-    text = text.replace("\0", "")
+    if "\0" in text:
+        text = text.replace("\0", "")
     return text if text.isascii() else _SURROGATE.sub("?", text)
 
 

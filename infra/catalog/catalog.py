@@ -1,6 +1,7 @@
 """The catalog: one class, whose methods are each one transaction that may be repeated and return plain records."""
 
 from infra.catalog.deciding import Deciding
+from infra.catalog.embeddings import Embeddings
 from infra.catalog.intake import Intake
 from infra.catalog.lineage import Lineage
 from infra.catalog.reporting import Reporting
@@ -10,5 +11,5 @@ from infra.catalog.takedowns import Takedowns
 from infra.catalog.tracing import Tracing
 
 
-class Catalog(Intake, Scanning, Deciding, Lineage, Takedowns, ShownPictures, Tracing, Reporting):
+class Catalog(Intake, Scanning, Embeddings, Deciding, Lineage, Takedowns, ShownPictures, Tracing, Reporting):
     """`Catalog(url)`; `.upgrade()` makes the tables."""

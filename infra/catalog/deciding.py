@@ -29,10 +29,11 @@ _EXACT = """
         FROM sightings s WHERE s.delivery = :delivery AND s.image_id IS NOT NULL
         WINDOW ranked AS (PARTITION BY s.image_id ORDER BY s.split, s.uri ~* :copies, s.uri)
     ), judged AS (
-        SELECT mine.*, t.image_id IS NOT NULL AS taken,
-            EXISTS (SELECT FROM kept k JOIN deliveries d ON d.name = k.delivery WHERE k.image_id = mine.image_id
-                AND k.delivery <> :delivery AND d.kind <> 'sample' AND :compared) AS there
-        FROM mine LEFT JOIN taken_down t ON t.image_id = mine.image_id
+        SELECT mine.*, t.image_id IS NOT NULL AS taken, other.image_id IS NOT NULL AS there
+        FROM mine LEFT JOIN taken_down t ON t.image_id = mine.image_id LEFT JOIN (
+            SELECT DISTINCT k.image_id FROM kept k JOIN deliveries d ON d.name = k.delivery
+            WHERE k.delivery <> :delivery AND d.kind <> 'sample' AND :compared
+        ) other ON other.image_id = mine.image_id
     )
     INSERT INTO verdicts (delivery, sighting, image_id, filter, filter_version, decision, score, reason)
     SELECT :delivery, id, image_id, CASE WHEN taken THEN 'takedown' ELSE 'exact duplicate' END, '1',
@@ -130,10 +131,12 @@ class Deciding(CatalogDatabase):
         write_verdicts(connection, delivery, verdicts)
         for table in (Copy, Kept):
             connection.execute(delete(table).where(table.delivery == delivery))
-        columns = [("image_id", "text"), ("of", "text"), ("distance", "int"), ("residual", "double precision")]
-        values = ((c.image_id, c.of, c.distance, c.residual, c.better) for c in copies)
-        # "of" is a word of SQL's.
-        names = [(f'"{name}"', kind) for name, kind in [*columns, ("better", "bool")]]
+        columns = [
+            *[("image_id", "text"), ("of", "text"), ("distance", "int"), ("residual", "double precision")],
+            *[("better", "bool"), ("similarity", "double precision")],
+        ]
+        values = ((c.image_id, c.of, c.distance, c.residual, c.better, c.similarity) for c in copies)
+        names = [(f'"{name}"', kind) for name, kind in columns]  # "of" is a word of SQL's
         stage(connection, "copied", names, values)
         listed = ", ".join(name for name, _ in names)
         connection.execute(
@@ -155,9 +158,10 @@ class Deciding(CatalogDatabase):
         )
 
     def copies(self, delivery: str) -> list[CopyRow]:
-        """The near duplicates found in the delivery, by what they repeat."""
+        """The near and semantic duplicates found in the delivery, by what they repeat."""
         c = Copy
-        query = select(c.image_id, c.of, c.distance, c.residual, c.better).where(c.delivery == delivery)
+        columns = (c.image_id, c.of, c.distance, c.residual, c.better, c.similarity)
+        query = select(*columns).where(c.delivery == delivery)
         with self._transaction() as connection:
             return [CopyRow(*row) for row in connection.execute(query.order_by(c.of, c.image_id))]
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
-from infra.catalog.bulk import stage, to_json
+from infra.catalog.bulk import clean, stage, to_json
 from infra.catalog.connection import CatalogDatabase, lock_delivery, set_state
 from infra.catalog.models import DeliveryRecord, Sighting
 from infra.catalog.rows import Delivery, SightingRow
@@ -101,14 +101,14 @@ class Intake(CatalogDatabase):
 
 
 class _Order:
-    """Whether the URIs that pass by ascend, as PostgreSQL's "C" collation sorts them."""
+    """Whether the URIs that pass by ascend as PostgreSQL's "C" collation sorts them: by code point, as Python does."""
 
     def __init__(self) -> None:
         self.ascending = True
-        self._last = b""
+        self._last = ""
 
     def seen(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        uri = values[0].encode("utf-8", "replace")
+        uri = clean(values[0])
         self.ascending &= uri > self._last
         self._last = uri
         return values

@@ -138,7 +138,10 @@ class ScannedSlice(Base):
 
 
 class Quarantined(Base):
-    """What could not be decoded: its bytes lie in the object store under `key`, empty where there were none."""
+    """What could not be decoded: its bytes lie in the object store under `key`, empty where there were none.
+
+    `slice_id`: the slice of the scan that found it; empty where an earlier version did not write it down.
+    """
 
     __tablename__ = "quarantine"
     __table_args__ = (Index("ix_quarantine_image_id", "image_id"), Index("ix_quarantine_delivery", "delivery"))
@@ -152,6 +155,7 @@ class Quarantined(Base):
     bytes: Mapped[int] = mapped_column(BigInteger)
     key: Mapped[str]
     at: Mapped[datetime] = mapped_column(server_default=func.now())
+    slice_id: Mapped[str] = mapped_column(server_default="")
 
 
 class Caption(Base):
@@ -177,7 +181,8 @@ class Mask(Base):
 
 
 class Copy(Base):
-    """A near duplicate: `image_id` of the delivery shows what `of` shows.
+    """A copy: `image_id` of the delivery shows what `of` shows. Near duplicates have a `distance` and a `residual`,
+    semantic ones the `similarity` of their embeddings.
 
     `better`: the copy would have won, but `of` came in an earlier delivery and is not swapped.
     """
@@ -188,9 +193,10 @@ class Copy(Base):
     delivery: Mapped[str] = mapped_column(primary_key=True)
     image_id: Mapped[str] = mapped_column(primary_key=True)
     of: Mapped[str]
-    distance: Mapped[int]
-    residual: Mapped[float]
+    distance: Mapped[int | None]
+    residual: Mapped[float | None]
     better: Mapped[bool]
+    similarity: Mapped[float | None]
 
 
 class Kept(Base):

@@ -64,18 +64,20 @@ _DROPPED = f"""
 """
 _GROUPS = f"""
     WITH groups AS (
-        SELECT c.of, count(*) AS n, max(c.residual) AS worst FROM copies c WHERE c.delivery = :delivery
+        SELECT c.of, count(*) AS n, max(c.residual) IS NULL AS semantic, row_number() OVER (
+            PARTITION BY max(c.residual) IS NULL ORDER BY max(c.residual) DESC, min(c.similarity), c.of) AS place
+        FROM copies c WHERE c.delivery = :delivery
             AND {_ALLOWED.format("c")} AND NOT EXISTS (SELECT FROM taken_down t WHERE t.image_id = c.of)
-        GROUP BY c.of ORDER BY worst DESC, c.of LIMIT :limit
+        GROUP BY c.of ORDER BY place, semantic LIMIT :limit
     ), members AS (
-        SELECT g.of, g.n, g.worst, c.image_id, c.distance, c.residual, c.better,
-            row_number() OVER (PARTITION BY g.of ORDER BY c.residual DESC, c.image_id) AS nth
+        SELECT g.*, c.image_id, c.distance, c.residual, c.better, c.similarity, row_number() OVER (
+            PARTITION BY g.of ORDER BY c.residual DESC NULLS LAST, c.similarity, c.image_id) AS nth
         FROM groups g JOIN copies c ON c.delivery = :delivery AND c.of = g.of WHERE {_ALLOWED.format("c")}
     )
-    SELECT m.of, m.n, m.image_id, m.distance, m.residual, m.better,
+    SELECT m.of, m.n, m.image_id, m.distance, m.residual, m.better, m.similarity,
         (SELECT max(s.uri) FROM sightings s WHERE s.image_id = m.of),
         (SELECT max(s.uri) FROM sightings s WHERE s.image_id = m.image_id AND s.delivery = :delivery)
-    FROM members m WHERE m.nth <= :members ORDER BY m.worst DESC, m.of, m.nth
+    FROM members m WHERE m.nth <= :members ORDER BY m.place, m.semantic, m.nth
 """
 _QUARANTINE = f"""
     SELECT title, n, size, uri, image_id, detail FROM (
@@ -193,14 +195,18 @@ class Example(NamedTuple):
 
 
 class GroupMember(NamedTuple):
-    """One copy of `of`, which has `copies` of them in the delivery; a URI is None where no delivery has it now."""
+    """One copy of `of`, which has `copies` of them in the delivery; a URI is None where no delivery has it now.
+
+    A near duplicate has `distance` and `residual`, a semantic one `similarity`.
+    """
 
     of: str
     copies: int
     image_id: str
-    distance: int
-    residual: float
+    distance: int | None
+    residual: float | None
     better: bool
+    similarity: float | None
     of_uri: str | None
     uri: str | None
 
@@ -252,17 +258,20 @@ class Reporting(CatalogDatabase):
             return list(connection.execute(text(query), values))
 
     def totals(self, delivery: str) -> dict[str, int]:
-        """Sightings, images, kept, quarantined, copies, captions changed, captions emptied, of the delivery."""
+        """Of the delivery: sightings, images, kept, quarantined, near and semantic copies, pictures they repeat,
+        captions changed, captions emptied."""
         query = """
             SELECT (SELECT count(*) FROM sightings WHERE delivery = :d),
                 (SELECT count(DISTINCT image_id) FROM sightings WHERE delivery = :d),
                 (SELECT count(*) FROM kept WHERE delivery = :d),
                 (SELECT count(*) FROM quarantine WHERE delivery = :d),
-                (SELECT count(*) FROM copies WHERE delivery = :d), (SELECT count(DISTINCT "of") FROM copies
-                WHERE delivery = :d), count(*) FILTER (WHERE cleaned <> '[]'), count(*) FILTER (WHERE cleaned = '[]')
+                (SELECT count(*) FROM copies WHERE delivery = :d AND similarity IS NULL),
+                (SELECT count(*) FROM copies WHERE delivery = :d AND similarity IS NOT NULL),
+                (SELECT count(DISTINCT "of") FROM copies WHERE delivery = :d),
+                count(*) FILTER (WHERE cleaned <> '[]'), count(*) FILTER (WHERE cleaned = '[]')
             FROM sightings WHERE delivery = :d AND cleaned IS DISTINCT FROM captions AND cleaned IS NOT NULL
         """
-        names = ("sightings", "images", "kept", "quarantined", "copies", "groups", "cleaned", "emptied")
+        names = ("sightings", "images", "kept", "quarantined", "near", "semantic", "groups", "cleaned", "emptied")
         return dict(zip(names, self._all(query, d=delivery)[0], strict=True))
 
     def funnel(self, delivery: str, order: Sequence[str]) -> list[Fallen]:
@@ -312,7 +321,8 @@ class Reporting(CatalogDatabase):
         return [Example(*row) for row in self._all(_DROPPED, delivery=delivery, filter=filter, limit=limit)]
 
     def copy_groups(self, delivery: str, limit: int, members: int) -> list[GroupMember]:
-        """Up to `members` copies of each of up to `limit` pictures, the least alike first."""
+        """Up to `members` copies of each of up to `limit` pictures, the least alike first; near and semantic ones in
+        turn."""
         return [GroupMember(*row) for row in self._all(_GROUPS, delivery=delivery, limit=limit, members=members)]
 
     def quarantine_reasons(self, delivery: str, limit: int) -> list[Found]:

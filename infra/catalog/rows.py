@@ -97,14 +97,27 @@ class MaskRow:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingRow:
+    """What an embedder made of an image: a vector of length 1."""
+
+    image_id: str
+    embedder: str
+    vector: list[float]
+
+
+@dataclass(frozen=True, slots=True)
 class CopyRow:
-    """A near duplicate and what it repeats; `better` where it would have won against an earlier delivery's."""
+    """A copy and what it repeats; `better` where it would have won against an earlier delivery's.
+
+    A near duplicate has `distance` and `residual`, a semantic one `similarity`.
+    """
 
     image_id: str
     of: str
-    distance: int
-    residual: float
+    distance: int | None
+    residual: float | None
     better: bool
+    similarity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from infra.catalog.bulk import stage, to_json
 from infra.catalog.connection import CatalogDatabase
+from infra.catalog.embeddings import write_embeddings
 from infra.catalog.models import Quarantined, ScannedSlice, TakenDown, Verdict
-from infra.catalog.rows import QuarantineRow, ScannedRow, VerdictRow
+from infra.catalog.rows import EmbeddingRow, QuarantineRow, ScannedRow, VerdictRow
 
 _SCANNED = [
     *[("sighting", "bigint"), ("image_id", "text"), ("bytes", "bigint"), ("format", "text"), ("width", "int")],
@@ -71,16 +72,21 @@ class Scanning(CatalogDatabase):
         rows: Sequence[ScannedRow],
         verdicts: Iterable[VerdictRow],
         quarantined: Sequence[QuarantineRow] = (),
+        embeddings: Sequence[EmbeddingRow] = (),
     ) -> None:
         """Writes all that the scan of a slice found, in place of what an earlier scan of the same sightings found."""
         with self._transaction() as connection:
+            # A machine that loses its power may lose the last slices: they are scanned again.
+            connection.execute(text("SET LOCAL synchronous_commit = off"))
             stage(connection, "scanned", _SCANNED, (_scanned_values(row) for row in rows))
             for statement in _COMMIT:
                 connection.execute(text(statement))
             write_verdicts(connection, delivery, verdicts)
             for row in quarantined:
                 values = {name: getattr(row, name) for name in QuarantineRow.__slots__}
-                connection.execute(insert(Quarantined).values(delivery=delivery, **values))
+                connection.execute(insert(Quarantined).values(delivery=delivery, slice_id=slice_id, **values))
+            if embeddings:
+                write_embeddings(connection, embeddings)
             record = insert(ScannedSlice).values(delivery=delivery, id=slice_id, sightings=len(rows))
             connection.execute(record.on_conflict_do_nothing())
 

@@ -42,12 +42,13 @@ class ShownPictures(CatalogDatabase):
     def retry_quarantine(self, delivery: str) -> int:
         """Makes the next scan look at a delivery's quarantined pictures again; how many there are.
 
-        Nothing says which slice of the scan a picture was in, so all of the delivery's are scanned again; what is
-        known already is compared, not written twice.
+        The slices that hold them are scanned again. All of them, where an earlier version did not write down which.
         """
-        waiting = select(func.count()).where(Quarantined.delivery == delivery)
+        s, q = ScannedSlice, Quarantined
         with self._transaction() as connection:
-            count = connection.scalar(waiting) or 0
-            if count:
-                connection.execute(delete(ScannedSlice).where(ScannedSlice.delivery == delivery))
-            return count
+            slices = list(connection.scalars(select(q.slice_id).where(q.delivery == delivery)))
+            forgotten = delete(s).where(s.delivery == delivery)
+            if "" not in slices:
+                forgotten = forgotten.where(s.id.in_(set(slices)))
+            connection.execute(forgotten)
+            return len(slices)

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from infra.catalog.connection import CatalogDatabase
+from infra.catalog.embeddings import forget_embeddings
 from infra.catalog.lineage import write_members
 from infra.catalog.models import (
     Caption,
@@ -79,7 +80,7 @@ class Held:
     masks: list[str] = field(default_factory=list)  # store keys
     captions: int = 0
     sightings: list[tuple[str, str | None]] = field(default_factory=list)  # URI, mask's URI
-    alike: list[str] = field(default_factory=list)  # near duplicates, which the order does not name
+    alike: list[str] = field(default_factory=list)  # near and semantic duplicates, which the order does not name
 
 
 class Takedowns(CatalogDatabase):
@@ -200,7 +201,8 @@ class Takedowns(CatalogDatabase):
             write_members(connection, delivery, new.id, members)
 
     def forget_images(self, image_ids: Collection[str]) -> None:
-        """Removes what the catalog itself holds of the pictures: small copies, masks, captions, places of bytes.
+        """Removes what the catalog itself holds of the pictures: small copies, embeddings, masks, captions, places of
+        bytes.
 
         Where they came from and what was decided about them stays: it is the answer to who asks later.
         """
@@ -210,9 +212,10 @@ class Takedowns(CatalogDatabase):
             connection.execute(update(Quarantined).where(Quarantined.image_id.in_(ids)).values(key="", bytes=0))
             for table in (Mask, Caption, Kept):
                 connection.execute(delete(table).where(table.image_id.in_(ids)))
+            tables = ["images", *forget_embeddings(connection, ids)]
         # PostgreSQL keeps the bytes of a replaced row until it is vacuumed.
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text("VACUUM images"))
+            connection.execute(text(f"VACUUM {', '.join(tables)}"))
 
     def unclean_slices(self) -> list[str]:
         """Ids of current slices that hold images on the skip list: an order is not carried out, or a delivery was

@@ -69,7 +69,7 @@ class ImageTrace:
     sightings: list[Row[Any]]  # delivery, uri, source, licence, split, captions
     verdicts: list[Row[Any]]  # delivery, filter, filter_version, decision, score, reason
     quarantine: list[Row[Any]]  # delivery, reason, detail, key
-    copies: list[Row[Any]]  # delivery, image_id, of, distance
+    copies: list[Row[Any]]  # delivery, image_id, of, distance, similarity
     slices: list[Row[Any]]  # delivery, id, split, bucket, state, shard, place
     versions: list[Row[Any]]  # version, samples, withdrawn
     models: list[Row[Any]]  # asset, id, dataset_version, mlflow_run
@@ -116,7 +116,7 @@ class Tracing(CatalogDatabase):
                 ),
                 quarantine=rows(select(q.delivery, q.reason, q.detail, q.key).where(q.image_id == image_id)),
                 copies=rows(
-                    select(c.delivery, c.image_id, c.of, c.distance).where(
+                    select(c.delivery, c.image_id, c.of, c.distance, c.similarity).where(
                         (c.image_id == image_id) | (c.of == image_id)
                     )
                 ),

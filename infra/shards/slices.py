@@ -97,7 +97,9 @@ def write_slice(
 
 def _canonical(encoding: str, value: Any) -> Any:
     """One spelling per JSON value: MDS writes keys in the order in which it meets them."""
-    return json.loads(canonical_json(value)) if encoding == "json" else value
+    if encoding != "json" or (type(value) is list and all(type(item) is str for item in value)):
+        return value
+    return json.loads(canonical_json(value))
 
 
 def load_slice(store: ObjectStore, prefix: str) -> dict[str, Any]:

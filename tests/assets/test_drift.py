@@ -130,7 +130,7 @@ def test_a_delivery_is_held_against_the_sum_of_the_earlier_ones() -> None:
     assert [one.passed for one in results] == [False, True, True, False, True]
     assert {one.severity for one in results} == {"warn"}
     assert results[3].metadata["rates"] == "dropped by blur: 5.0% before, 30.0% now"
-    assert results[4].metadata["note"] == "no embedder"
+    assert results[4].metadata["note"] == "no embeddings to compare"
 
 
 def test_the_first_delivery_passes_and_says_why() -> None:

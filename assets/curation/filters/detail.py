@@ -101,12 +101,11 @@ def _edge_width(plane: np.ndarray) -> float:
     step = cv2.absdiff(plane[:, 1:], plane[:, :-1])
     enough = min(max(int(height.max(initial=0)) // 2, _CONTRAST[0]), _CONTRAST[1])
     # Where the step is the window's largest, the edge lies in its middle and the window holds all of it.
-    places = (height >= enough) & (step == cv2.dilate(step, window))
-    count = int(np.count_nonzero(places))
-    if count < max(1.0, _RARE * places.size):
+    places = np.flatnonzero((height >= enough) & (step == cv2.dilate(step, window)))
+    if len(places) < max(1.0, _RARE * step.size):
         return 0.0
-    widths = height[places] / np.maximum(step[places], 1).astype(np.float32)
-    at = count * _SHARPEST // 100
+    widths = height.ravel()[places] / np.maximum(step.ravel()[places], 1).astype(np.float32)
+    at = len(places) * _SHARPEST // 100
     return float(np.partition(widths, at)[at])
 
 

@@ -32,6 +32,17 @@ def open_session(path: str) -> Any:
         raise BackdropError(f"{path} is no ONNX model that can be run: {error}", "export it again") from error
 
 
+def inputs_of(session: Any, path: str) -> tuple[str, int, bool]:
+    """(name of the image input, its side in pixels, whether there is a `text` input). Raises BackdropError."""
+    inputs = {given.name: given for given in session.get_inputs()}
+    images = [given for given in inputs.values() if len(given.shape) == 4]
+    if len(images) != 1 or set(inputs) - {images[0].name, "text"}:
+        shapes = ", ".join(f"{given.name} {given.shape}" for given in inputs.values())
+        raise BackdropError(f"{path} has the inputs {shapes}", "give it `image` (1, 3, S, S) and at most `text`")
+    side = images[0].shape[-1]
+    return images[0].name, side if isinstance(side, int) else DEFAULT_SIZE, "text" in inputs
+
+
 class OnnxScorer:
     """One session, made with the filter's first picture."""
 
@@ -39,17 +50,7 @@ class OnnxScorer:
         assert section.onnx is not None
         self._section = section
         self._session = open_session(section.onnx)
-        inputs = {given.name: given for given in self._session.get_inputs()}
-        images = [given for given in inputs.values() if len(given.shape) == 4]
-        if len(images) != 1 or set(inputs) - {images[0].name, "text"}:
-            shapes = ", ".join(f"{given.name} {given.shape}" for given in inputs.values())
-            raise BackdropError(
-                f"{section.onnx} has the inputs {shapes}", "give it `image` (1, 3, S, S) and at most `text`"
-            )
-        self._image = images[0].name
-        self._text = "text" in inputs
-        side = images[0].shape[-1]
-        self._size = side if isinstance(side, int) else DEFAULT_SIZE
+        self._image, self._size, self._text = inputs_of(self._session, section.onnx)
 
     def score(self, picture: Picture) -> float:
         feed = {self._image: model_input(picture.pixels, self._size, self._section.mean, self._section.std)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -93,31 +93,28 @@ class OpenClipModel(_Section):
     )
 
 
-class ScorerSection(_Section):
-    """A model that scores pictures: at most one of an ONNX file, an open_clip checkpoint and an endpoint. None: not
-    scored."""
+class ModelSection(_Section):
+    """A model that looks at pictures: at most one of an ONNX file, an open_clip checkpoint and an endpoint."""
 
     onnx: str | None = Field(
         None, description="path: input `image` float32 (1, 3, S, S) and, if it has one, `text` string (1,)"
     )
     open_clip: OpenClipModel | None = None
     endpoint: str | None = Field(
-        None, description='URL that answers {"image": base64, "captions": [...]} with {"score": …}'
+        None,
+        description='URL that answers {"image": base64, "captions": [...]} with {"score": …} or {"embedding": […]}',
     )
     api_key_variable: str | None = Field(None, description="environment variable with the endpoint's key")
     timeout: float = Field(30.0, gt=0, description="seconds per request")
-    output: int = Field(0, ge=0, description="which number of the model's output is the score")
-    softmax: bool = Field(False, description="take the softmax of the model's output first")
     mean: tuple[float, float, float] = Field(
         (0.48145466, 0.4578275, 0.40821073), description="of the model's inputs; CLIP's"
     )
     std: tuple[float, float, float] = Field(
         (0.26862954, 0.26130258, 0.27577711), description="of the model's inputs; CLIP's"
     )
-    threshold: float = Field(description="where it starts to drop")
 
     @model_validator(mode="after")
-    def _one_back_end(self) -> ScorerSection:
+    def _one_back_end(self) -> Self:
         given = [name for name in ("onnx", "open_clip", "endpoint") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give one of onnx, open_clip and endpoint, not {' and '.join(given)}")
@@ -132,6 +129,41 @@ class ScorerSection(_Section):
             or self.endpoint
             or (f"{clip.architecture} {clip.checkpoint} {clip.head or ''}".strip() if clip else "")
         )
+
+
+class ScorerSection(ModelSection):
+    """A model that scores pictures. None: not scored."""
+
+    output: int = Field(0, ge=0, description="which number of the model's output is the score")
+    softmax: bool = Field(False, description="take the softmax of the model's output first")
+    threshold: float = Field(description="where it starts to drop")
+
+
+class EmbedderSection(ModelSection):
+    """A model that embeds pictures, for semantic duplicates and drift. None: nothing is embedded.
+
+    An ONNX file's first output is the embedding, (1, D).
+    """
+
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="of the weights file; a file with another one is refused"
+    )
+    revision: str = Field(
+        "", description="of a served model; change it with the model, and everything is embedded anew"
+    )
+    # SemDeDup (Abbas et al. 2023) turns this down for as much as is to go; here packshots of two flavours, which a
+    # general encoder finds much alike, are two pictures. The same as in Photoroom's dataroom, on CoCa's embeddings.
+    threshold: float = Field(
+        0.98, gt=0, le=1, description="cosine similarity to a kept picture from which on a picture is dropped"
+    )
+
+    @model_validator(mode="after")
+    def _makes_embeddings(self) -> Self:
+        if self.open_clip is not None and self.open_clip.head is not None:
+            raise ValueError("an embedder's open_clip checkpoint takes no head: a head makes a score")
+        if self.sha256 is not None and not (self.onnx or self.open_clip):
+            raise ValueError("sha256 is that of a weights file; give onnx or open_clip with it")
+        return self
 
 
 class FilterSection(_Section):

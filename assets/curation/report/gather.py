@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-from assets.curation.drift import EDGES, LABELS, Comparison, Drift, bin_names
+from assets.curation.drift import EDGES, EMBEDDING, LABELS, Comparison, Drift, bin_names
 from assets.curation.report.figures import BINS, choose_axis, histogram, number, two_distributions
 from assets.curation.report.page import Chart, DeliveryReport, Dirt, FilterCard, Fix, Group, Picture, Shift
 from infra.jobs.spec import Check
 
 if TYPE_CHECKING:
     from infra.catalog import Catalog
-    from infra.catalog.reporting import Example, Fallen, Found
+    from infra.catalog.reporting import Example, Fallen, Found, GroupMember
 
 NEAR, EXAMPLES, GROUPS, MEMBERS, DIRT, FIXES, MASKS = 6, 6, 12, 4, 5, 12, 12
 """How many of each the page shows: enough to see a pattern, few enough to look at."""
@@ -100,7 +100,8 @@ def gather(
         not_scored=[name for name in counts if not _judged(counts[name])],
         groups=_groups(catalog, delivery, wanted),
         group_count=totals["groups"],
-        copy_count=totals["copies"],
+        near_count=totals["near"],
+        semantic_count=totals["semantic"],
         dirt=_dirt(dirt),
         fixes=[Fix(file_name(one.uri), one.before, one.after) for one in fixes],
         fix_count=totals["cleaned"],
@@ -210,8 +211,7 @@ def _groups(catalog: Catalog, delivery: str, wanted: Wanted) -> list[Group]:
         copies = [
             Picture(
                 wanted.add(one.image_id, one.uri),
-                f"{one.distance} bits · {number(round(one.residual, 1))} grey levels"
-                + (" · better, but not swapped" if one.better else ""),
+                _likeness(one) + (" · better, but not swapped" if one.better else ""),
                 file_name(one.uri or one.image_id[:12]),
                 "bad",
             )
@@ -219,6 +219,12 @@ def _groups(catalog: Catalog, delivery: str, wanted: Wanted) -> list[Group]:
         ]
         groups.append(Group(stayed, copies, first.copies))
     return groups
+
+
+def _likeness(one: GroupMember) -> str:
+    if one.similarity is not None:
+        return f"similarity {one.similarity:.3f}"
+    return f"{one.distance} bits · {number(round(one.residual or 0.0, 1))} grey levels"
 
 
 def _dirt(found: Sequence[Found]) -> list[Dirt]:
@@ -251,7 +257,8 @@ def _tiles(
         ("Kept", f"{totals['kept']:,}", "packed for training or held out"),
         ("Quarantined", f"{totals['quarantined']:,}", "could not be decoded"),
         ("Exact copies", f"{exact:,}", "the same bytes"),
-        ("Near copies", f"{totals['copies']:,}", "the same picture"),
+        ("Near copies", f"{totals['near']:,}", "the same picture"),
+        *([("Semantic copies", f"{totals['semantic']:,}", "the same to the embedder")] if totals["semantic"] else []),
         ("Captions", f"{totals['cleaned'] + totals['emptied']:,}", f"changed; {totals['emptied']:,} left without one"),
     ]
     usable = masks.get("delivered", 0) + masks.get("cut", 0)
@@ -261,7 +268,8 @@ def _tiles(
 def _shift(one: Drift) -> Shift:
     key = next((key for key, label in LABELS.items() if label == one.name), None)
     noise = f"{one.noise:.3f}" if math.isfinite(one.noise) else "all"
-    words = f"shift {one.shift:.3f}, of which chance explains up to {noise}; limit {one.limit:g}"
+    shift = "squared distance of the means over the variance" if one.name == EMBEDDING else "shift"
+    words = f"{shift} {one.shift:.3f}, of which chance explains up to {noise}; limit {one.limit:g}"
     if key is None and one.now:
         words = f"{one.before[0]:.1%} before, {one.now[0]:.1%} now · {words}"
     chart = (

@@ -106,7 +106,8 @@ class DeliveryReport:
     not_scored: Sequence[str] = ()
     groups: Sequence[Group] = ()
     group_count: int = 0
-    copy_count: int = 0
+    near_count: int = 0
+    semantic_count: int = 0
     dirt: Sequence[Dirt] = ()
     fixes: Sequence[Fix] = ()
     fix_count: int = 0
