@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from assets.curation.captioner import Captioner, choose_captioner
-from assets.curation.catalogue import open_catalog
+from assets.curation.commits import Commits
 from assets.curation.crew import Crew, Hands
 from assets.curation.filters.base import KEEP, UNSURE
 from assets.curation.segmenter import Segmenter, SegmentSection, choose_segmenter
@@ -39,7 +39,6 @@ class Tools:
     """What a worker keeps from task to task."""
 
     segmenter: Segmenter
-    catalog: Catalog
     store: ObjectStore
 
 
@@ -53,8 +52,10 @@ def cut_masks(spec: FilterSpec, catalog: Catalog, crew: Crew, progress: Callable
     """Cuts the masks that are missing, in parallel, and judges all that are used here."""
     source = masks_by(spec)
     missing = (row for row in catalog.keep_list(spec.delivery, source) if not (row.mask_uri or row.mask_key))
-    for done in crew.map(partial(_cut, spec, source), _batched(missing, _MASKS)):
-        progress(done)
+    with Commits() as commits:
+        for masks in crew.map(partial(_cut, spec, source), _batched(missing, _MASKS)):
+            commits.put(partial(catalog.commit_masks, masks))
+            progress(len(masks))
     used = (row for row in catalog.keep_list(spec.delivery, source) if row.mask_confidence is not None)
     catalog.replace_verdicts(spec.delivery, MASK, (_judged(row, source, spec.config.mask_confidence) for row in used))
 
@@ -117,10 +118,12 @@ def _judged(row: PackRow, source: str, needed: float) -> VerdictRow:
 
 @lru_cache(maxsize=1)
 def _tools(segmenter: str, store: str) -> Tools:
-    return Tools(choose_segmenter(SegmentSection.model_validate_json(segmenter)), open_catalog(), open_store(store))
+    return Tools(choose_segmenter(SegmentSection.model_validate_json(segmenter)), open_store(store))
 
 
-def _cut(spec: FilterSpec, source: str, rows: list[PackRow], hands: Hands, poisoned: Mapping[int, str]) -> int:
+def _cut(
+    spec: FilterSpec, source: str, rows: list[PackRow], hands: Hands, poisoned: Mapping[int, str]
+) -> list[MaskRow]:
     tools, masks = _tools(spec.config.segmenter.model_dump_json(), spec.store), []
     for index, row in enumerate(rows):
         hands.take(index)
@@ -132,8 +135,7 @@ def _cut(spec: FilterSpec, source: str, rows: list[PackRow], hands: Hands, poiso
             tools.store.put(key, encode_png(mask.astype(np.uint8) * 255))
         masks.append(MaskRow(row.image_id, source, confidence, key))
     hands.drop()
-    tools.catalog.commit_masks(masks)
-    return len(rows)
+    return masks
 
 
 def _pixels(row: PackRow, max_side: int) -> np.ndarray | None:

@@ -60,7 +60,7 @@ def _one_thread() -> None:
 
 def run_scan(spec: FilterSpec, job: JobContext, catalog: Catalog, crew: Crew, total: int) -> None:
     """The first barrier, or one part of it."""
-    counts = scan(spec, catalog, code_of(_JUDGING), crew, _steps(job, "decode and judge", total))
+    counts = scan(spec, catalog, job.store, code_of(_JUDGING), crew, _steps(job, "decode and judge", total))
     job.log.info("scanned: %s", dict(counts))
 
 

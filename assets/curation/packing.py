@@ -13,8 +13,8 @@ from functools import lru_cache, partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from assets.curation.catalogue import open_catalog
 from assets.curation.chunks import chunks
+from assets.curation.commits import Commits
 from assets.curation.crew import Crew, Hands
 from assets.curation.enrich import masks_by
 from assets.curation.filters.base import DROP, UNSURE
@@ -46,10 +46,13 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Packed:
-    """What came of a chunk; `notes` are verdicts on pictures that were lost or whose mask could not be used."""
+    """What came of a chunk: a slice and its members (image id, shard file, place in it). `notes` are verdicts on
+    pictures that were lost or whose mask could not be used."""
 
-    chunk: Chunk
+    chunk: str
     slice: Slice
+    members: list[tuple[str, str, int]]
+    handled: int
     notes: list[VerdictRow]
 
 
@@ -77,10 +80,15 @@ def pack(
             else:
                 yield chunk
 
-    for packed in crew.map(partial(pack_chunk, spec), missing(), timeout_s=600):
-        slices.append(packed.slice)
+    def commit(packed: Packed) -> None:
+        catalog.stage_slice(spec.delivery, packed.slice, packed.chunk, packed.members)
         catalog.write_verdicts(spec.delivery, packed.notes)
-        progress(len(packed.chunk.rows))
+
+    with Commits() as commits:
+        for packed in crew.map(partial(pack_chunk, spec), missing(), timeout_s=600):
+            commits.put(partial(commit, packed))
+            slices.append(packed.slice)
+            progress(packed.handled)
     return [piece for piece in slices if piece.samples]
 
 
@@ -100,13 +108,13 @@ def chunks_of(rows: Iterator[PackRow], spec: FilterSpec, code: str) -> Iterator[
 
 
 @lru_cache(maxsize=1)
-def _tools(store: str) -> tuple[Catalog, ObjectStore]:
-    return open_catalog(), open_store(store)
+def _store(uri: str) -> ObjectStore:
+    return open_store(uri)
 
 
 def pack_chunk(spec: FilterSpec, chunk: Chunk, hands: Hands, poisoned: Mapping[int, str]) -> Packed:
-    """Writes one slice and records it as staged."""
-    catalog, store = _tools(spec.store)
+    """Writes one slice; it counts for nothing until it is recorded as staged."""
+    store = _store(spec.store)
     notes: list[VerdictRow] = []
     held: list[str] = []
 
@@ -128,9 +136,8 @@ def pack_chunk(spec: FilterSpec, chunk: Chunk, hands: Hands, poisoned: Mapping[i
 
     meta = {"delivery": spec.delivery, "split": chunk.split, "bucket": chunk.bucket}
     piece = write_slice(store, ROOT, FILTERED_COLUMNS, samples(), meta)
-    members = ((one, *place) for one, place in zip(held, shard_places(store, piece), strict=True))
-    catalog.stage_slice(spec.delivery, piece, chunk.id, members)
-    return Packed(chunk, piece, notes)
+    members = [(one, *place) for one, place in zip(held, shard_places(store, piece), strict=True)]
+    return Packed(chunk.id, piece, members, len(chunk.rows), notes)
 
 
 def sample(row: PackRow, store: ObjectStore, spec: FilterSpec, notes: list[VerdictRow]) -> dict[str, Any]:

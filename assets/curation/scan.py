@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assets.curation.chunks import chunks
+from assets.curation.commits import Commits
 from assets.curation.crew import Crew, Hands
 from assets.curation.duplicates import fingerprint, thumbnail
 from assets.curation.embedder import Embedder, choose_embedder, embedder_id
 from assets.curation.filters.base import DROP, FIX, KEEP, Judgement, Picture
 from assets.curation.specs import CurationSection, FilterSpec
-from infra.catalog.deciding import TAKEN
-from infra.catalog.rows import EmbeddingRow, QuarantineRow, ScannedRow, SightingRow, VerdictRow
+from infra.catalog.rows import TAKEN, EmbeddingRow, QuarantineRow, ScannedRow, SightingRow, VerdictRow
 from infra.errors import BackdropError, ServiceError
 from infra.files import canonical_json, sha256_bytes
 from infra.images import BadImage, prepare
@@ -46,6 +46,15 @@ class Slice:
     rows: list[SightingRow]
 
 
+@dataclass(frozen=True)
+class Task:
+    """A slice, and what the catalog knows that matters to its scan: image ids taken down, and those embedded."""
+
+    slice: Slice
+    taken: Collection[str]
+    embedded: Collection[str]
+
+
 @dataclass
 class Found:
     """What the scan of one slice writes to the catalog."""
@@ -54,12 +63,12 @@ class Found:
     verdicts: list[VerdictRow] = field(default_factory=list)
     quarantined: list[QuarantineRow] = field(default_factory=list)
     embeddings: dict[str, EmbeddingRow] = field(default_factory=dict)  # by image id
-    known: Collection[str] = ()  # images that are embedded already
 
 
 def scan(
     spec: FilterSpec,
     catalog: Catalog,
+    store: ObjectStore,
     code: str,
     crew: Crew,
     progress: Callable[[int], None],
@@ -67,8 +76,9 @@ def scan(
     """Scans what is not scanned yet; counts of what happened. `code` is the hash of the code that judges."""
     done, counts = catalog.scanned_slices(spec.delivery), Counter[str]()
     current: set[str] = set()
+    embedder = embedder_id(spec.config.embedder)
 
-    def missing() -> Iterator[Slice]:
+    def missing() -> Iterator[Task]:
         for piece in slices_of(catalog.sightings(spec.delivery), spec, code):
             current.add(piece.id)
             if int(piece.id[:8], 16) % spec.parts != spec.part:
@@ -77,14 +87,30 @@ def scan(
                 counts["reused"] += len(piece.rows)
                 progress(len(piece.rows))
             else:
-                yield piece
+                ids = [row.image_id for row in piece.rows if row.image_id]
+                yield Task(piece, catalog.taken_down(), catalog.embedded(embedder, ids) if embedder else ())
 
-    for found in crew.map(partial(scan_slice, spec, embedder_id(spec.config.embedder)), missing()):
-        counts.update(found)
-        progress(found["scanned"])
+    with Commits() as commits:
+        for piece, found, judged in crew.map(partial(scan_slice, spec, embedder), missing()):
+            commits.put(partial(_commit, catalog, store, spec.delivery, piece, found))
+            counts.update(judged)
+            progress(len(found.rows))
     if spec.parts == 1:
         catalog.forget_scans(spec.delivery, done - current)
     return counts
+
+
+def _commit(catalog: Catalog, store: ObjectStore, delivery: str, slice_id: str, found: Found) -> None:
+    """One transaction. What was taken down since the slice was handed out keeps no bytes in quarantine."""
+    quarantined = found.quarantined
+    if quarantined:
+        taken = catalog.taken_down([row.image_id for row in quarantined if row.image_id])
+        for row in quarantined:
+            if row.image_id in taken and row.key:
+                store.delete(row.key)
+        quarantined = [row for row in quarantined if row.image_id not in taken]
+    embeddings = list(found.embeddings.values())
+    catalog.commit_scan(delivery, slice_id, found.rows, found.verdicts, quarantined, embeddings)
 
 
 def slices_of(rows: Iterator[SightingRow], spec: FilterSpec, code: str) -> Iterator[Slice]:
@@ -112,7 +138,6 @@ class Tools:
     """What a worker keeps from slice to slice."""
 
     filters: list[PictureFilter]
-    catalog: Catalog
     store: ObjectStore
     config: CurationSection
     embedder: Embedder | None
@@ -125,44 +150,32 @@ def _tools(spec: FilterSpec) -> Tools:
 @lru_cache(maxsize=1)
 def _tools_for(text: str) -> Tools:
     spec = FilterSpec.model_validate_json(text)
-    from assets.curation.catalogue import open_catalog
     from assets.curation.filters import build_filters
 
     every = build_filters(spec.config.filters, spec.min_size)
     filters = [one for one in every if one.name not in spec.config.skip]
     embedder = choose_embedder(spec.config.embedder)
-    return Tools(filters, open_catalog(), open_store(spec.store), spec.config, embedder)
+    return Tools(filters, open_store(spec.store), spec.config, embedder)
 
 
 def scan_slice(
-    spec: FilterSpec, embedder: str, piece: Slice, hands: Hands, poisoned: Mapping[int, str]
-) -> Counter[str]:
-    """Scans and commits one slice; counts by decision of its pictures."""
+    spec: FilterSpec, embedder: str, task: Task, hands: Hands, poisoned: Mapping[int, str]
+) -> tuple[str, Found, Counter[str]]:
+    """Scans one slice: its id, what was found, and counts by decision of its pictures."""
     tools, found, counts = _tools(spec), Found(), Counter[str]()
-    taken = tools.catalog.taken_down()
-    if tools.embedder is not None:
-        if tools.embedder.id != embedder:
-            raise BackdropError("the embedder's weights changed while they were in use", "run again")
-        found.known = tools.catalog.embedded(embedder, [row.image_id for row in piece.rows if row.image_id])
-    judged = []
-    for index, row in enumerate(piece.rows):
+    if tools.embedder is not None and tools.embedder.id != embedder:
+        raise BackdropError("the embedder's weights changed while they were in use", "run again")
+    for index, row in enumerate(task.slice.rows):
         hands.take(index)
-        judged.append(look_at(row, spec.delivery, tools, found, taken, poisoned.get(index)))
+        counts[look_at(row, spec.delivery, tools, found, task, poisoned.get(index))] += 1
     hands.drop()
-    tools.catalog.commit_scan(
-        spec.delivery, piece.id, found.rows, found.verdicts, found.quarantined, list(found.embeddings.values())
-    )
-    counts.update(judged)
-    counts["scanned"] = len(piece.rows)
-    return counts
+    return task.slice.id, found, counts
 
 
-def look_at(
-    row: SightingRow, delivery: str, tools: Tools, found: Found, taken: Collection[str], poison: str | None = None
-) -> str:
+def look_at(row: SightingRow, delivery: str, tools: Tools, found: Found, task: Task, poison: str | None = None) -> str:
     """Adds to `found` what one sighting shows and what the filters say; returns 'kept' or what dropped it.
 
-    Of an image that was `taken` down nothing is looked at, and nothing kept.
+    Of an image that was taken down nothing is looked at, and nothing kept.
     """
 
     def say(image_id: str | None, one: Judgement) -> None:
@@ -177,7 +190,7 @@ def look_at(
         say(None, Judgement(READ, _VERSION, DROP, 0.0, problem))
         return READ
     image_id = sha256_bytes(data)
-    if image_id in taken:
+    if image_id in task.taken:
         found.rows.append(ScannedRow(row.id, image_id))
         return TAKEN
     try:
@@ -206,7 +219,12 @@ def look_at(
             if not tools.config.audit:
                 break
     value, small = (None, None) if dropped else fingerprint(shown.half)
-    if tools.embedder is not None and not dropped and image_id not in found.known and image_id not in found.embeddings:
+    if (
+        tools.embedder is not None
+        and not dropped
+        and image_id not in task.embedded
+        and image_id not in found.embeddings
+    ):
         vector = tools.embedder.embed(shown).tolist()
         found.embeddings[image_id] = EmbeddingRow(image_id, tools.embedder.id, vector)
     size, kind, width, height = len(picture.data), picture.format, picture.width, picture.height

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+TAKEN = "takedown"
+"""The filter that drops what was taken down."""
+
 
 @dataclass(frozen=True)
 class Delivery:

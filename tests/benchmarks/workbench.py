@@ -62,7 +62,7 @@ class Workbench:
         """What the verb `filter` does up to the commit, without the report; how many pictures were packed."""
         spec = self.spec(name, **config)
         with crew_for(spec) as crew:
-            scan(spec, self.catalog, "bench", crew, lambda _: None)
+            scan(spec, self.catalog, self.store, "bench", crew, lambda _: None)
             decide(spec, self.catalog, "pictures", lambda *_: None)
             slices = pack(spec, self.catalog, self.store, "bench", crew, lambda _: None)
         self.catalog.commit_slices(name, slices)
