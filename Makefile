@@ -39,13 +39,23 @@ test: lint
 	$(PY) -m pytest -q
 
 # make bench [NAME=curation|training|cluster|ship|operate]: one line per promise, `name: figure (bar …) met|missed`
-bench: install $(if $(filter-out curation,$(NAME)),,$(VENV)-peers/.installed)
+bench: install $(if $(filter-out curation,$(NAME)),,$(VENV)-peers/.installed) \
+		$(if $(filter-out training,$(NAME)),,$(VENV)-peers-training/.installed)
 	@$(PY) -m tests.benchmarks $(NAME)
 
 # What the benchmarks compare with, in an environment of its own: its versions of numpy and pillow are not ours.
 $(VENV)-peers/.installed: pyproject.toml | install
 	$(PYTHON) -m venv $(VENV)-peers
 	$(UV) pip install --quiet --python $(VENV)-peers/bin/python cleanvision==0.3.7 daft==0.7.26
+	@touch $@
+
+# Diffusers beside this project's own torch: both sides of a comparison run in one process. The newest diffusers that
+# takes this project's huggingface_hub, without dependencies: all it needs is there.
+$(VENV)-peers-training/.installed: pyproject.toml | install
+	$(PYTHON) -m venv $(VENV)-peers-training
+	$(UV) pip install --quiet --python $(VENV)-peers-training/bin/python --no-deps diffusers==0.39.0
+	$(PY) -c "import site; print(site.getsitepackages()[0])" > \
+		$$($(VENV)-peers-training/bin/python -c "import site; print(site.getsitepackages()[0])")/ours.pth
 	@touch $@
 
 # After a change of dependencies in pyproject.toml.

@@ -28,7 +28,7 @@ _STAGES = [
 def evaluation_report(
     context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
 ) -> dg.MaterializeResult:
-    """Colours, floor line, shadow, product identity and latency against the teacher and simple baselines."""
+    """Colours, floor line, shadow, product identity, expansion and latency against the teacher and simple baselines."""
     from deploy.specs import EvaluateSpec
 
     inputs = {name: upstream_of(context, line, name) for name in _STAGES}
@@ -56,6 +56,7 @@ def evaluation_report(
         extra={
             "preset": line.preset.name,
             "delivery_results": deliveries,
+            "stage1": inputs["inpainting_finetune"].result.data.get("stage1"),
             "stage_results": {name: found.result_key for name, found in inputs.items()},
         },
     )

@@ -34,6 +34,7 @@ from infra.jobs.events import Event, Metrics, Picture
 from infra.jobs.spec import JobResult, JobSpec
 from infra.settings import REPOSITORY
 from infra.sources import source_hash
+from training.presets.sections import without_operation
 from training.text_source import identity
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ def launch_recipe(
             verb=verb,
             recipe=recipe or f"{room}.recipes.{verb}",
             upstream={"training_set": dataset, "text_encoder": encoder, **_versions(inputs)},
-            config=spec(store="-", output="-", **fields).model_dump(mode="json", exclude=_NOT_VERSIONED),
+            config=without_operation(
+                spec(store="-", output="-", **fields).model_dump(mode="json", exclude=_NOT_VERSIONED)
+            ),
             dataset_version=dataset,
         )
         return stage, fields

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from deploy.compare import BASELINES, ENGINE, TEACHER
+from deploy.expansion import STAGE1, Expansions
+from evaluation.expansion import LARGEST_SHARE
 from infra.jobs.spec import Check
 from training.presets.sections import EvaluateSection
 
@@ -30,6 +32,7 @@ def judge(
     identity: float | None,
     photographs: Mapping[str, float],
     parity: Mapping[str, float | str],
+    expansion: Expansions,
     section: EvaluateSection,
 ) -> list[Check]:
     """Every check of `deploy.specs.CHECKS`, in that order.
@@ -39,9 +42,11 @@ def judge(
         identity: share of pictures whose product survived compositing; None when nothing was generated.
         photographs: what `evaluation.photographs.summarise` says.
         parity: {"worst_relative_l2", "tolerance", "worst"} from the engine's manifest.
+        expansion: how far products grow.
     """
     quality: Literal["error", "warn"] = "error" if section.enforce else "warn"
     checks = _on_catalogue(means, section, quality) if means else _unmeasured()
+    checks.append(_on_expansion(expansion))
     checks.append(
         Check(name="product_identity", passed=identity == 1.0, metadata={"identical": identity})
         if identity is not None
@@ -82,6 +87,23 @@ def _on_catalogue(means: Means, section: EvaluateSection, severity: Literal["err
         )
     )
     return checks
+
+
+def _on_expansion(found: Expansions) -> Check:
+    """It judges how the teacher was fine-tuned and not whether this engine is a good one: it never gates."""
+    if found.stages is None:
+        return _skipped("object_expansion", found.why)
+    stages = found.stages
+    numbers = {
+        "stage_1": found.means[STAGE1],
+        "stage_2": found.means[TEACHER],
+        "share": stages.share,
+        "bar": LARGEST_SHARE,
+        "difference_low": stages.difference.low,
+        "difference_high": stages.difference.high,
+        "segmenter_iou": found.iou,
+    }
+    return Check(name="object_expansion", passed=stages.passed, severity="warn", metadata=numbers)
 
 
 def _on_photographs(found: Mapping[str, float], section: EvaluateSection, severity: Literal["error", "warn"]) -> Check:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from deploy import compare
+from deploy import expansion as expansions
 from deploy.checks import judge
 from deploy.engines.open import open_engine
 from deploy.engines.protocol import GraphEngine
@@ -50,12 +52,16 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
     pictures = Pictures(job.store, spec.dataset, spec.image_size, job.folder / "cache")
     samples = pictures.holdout(section.images)
     photographs = pictures.photographs(section.photos)
-    counter = _Counter(job, 2 * len(samples) + len(photographs) * section.photo_captions)
+    known = list(pictures.training()) if samples else []
+    columns = 3 if spec.stage1 is not None and section.segmenter_steps else 2
+    counter = _Counter(job, columns * len(samples) + len(photographs) * section.photo_captions)
 
     student = compare.Way(section.student_steps, section.guidance, student=True)
     teacher = compare.Way(section.teacher_steps, section.guidance, student=False)
-    made, scores = _on_catalogue(
-        spec, job, engine, pictures, samples, {"student": student, "teacher": teacher}, counter
+    made, scores = _on_catalogue(spec, job, engine, known, samples, {"student": student, "teacher": teacher}, counter)
+    learning = partial(job.progress, "segmenter")
+    expansion = expansions.measure(
+        made, samples, known, engine, steps=section.segmenter_steps, seed=spec.seed, progress=learning
     )
     answers = _on_photographs(spec, engine, photographs, student, counter)
     identity = _identity(samples, made, answers)
@@ -74,11 +80,12 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
             "tolerance": manifest["tolerance"],
             "worst": f"{bad.graph} at {bad.shape}",
         },
+        expansion,
         section,
     )
     findings = Findings(
         samples=samples, made=made, scores=scores, means=means, answers=answers, photo_numbers=photo_numbers,
-        checks=checks, manifest=manifest, student=student, teacher=teacher,
+        checks=checks, manifest=manifest, student=student, teacher=teacher, expansion=expansion,
     )  # fmt: skip
     page = render(build_report(spec, job.store, findings))
     report = f"{job.output}/report.html"
@@ -88,6 +95,7 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
         "means": means,
         "photographs": photo_numbers,
         "product_identity": identity,
+        "expansion": expansion.as_dict(),
         "latency_ms": manifest["latency_ms"],
         "forwards": {compare.ENGINE: student.forwards, compare.TEACHER: teacher.forwards},
         "samples": len(samples),
@@ -117,33 +125,39 @@ def _on_catalogue(
     spec: EvaluateSpec,
     job: JobContext[EvaluateSpec],
     engine: GraphEngine,
-    pictures: Pictures,
+    known: list[Sample],
     samples: list[Sample],
     ways: Mapping[str, compare.Way],
     counter: _Counter,
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
-    """Column → pictures, and column → scores. Both empty without held-out catalogue pictures."""
+    """Column → pictures, and column → scores. Both empty without held-out catalogue pictures.
+
+    Stage 1 of the fine-tune is drawn for its expansion alone, and not scored.
+    """
     if not samples:
         return {}, {}
     captions = [sample.caption for sample in samples]
     seeds = [compare.seed_of(spec.seed, sample.id) for sample in samples]
     # In the number format that it was trained in, which is also its faster form.
-    teacher = TorchParts(
-        load_model(job.store, spec.autoencoder),
-        load_model(job.store, spec.teacher),
-        engine.embed,
-        spec.image_size,
-        fast_dtype(),
-    )
+    autoencoder = load_model(job.store, spec.autoencoder)
+
+    def opened(bundle: str) -> TorchParts:
+        model = load_model(job.store, bundle)
+        return TorchParts(autoencoder, model, engine.embed, spec.image_size, fast_dtype())
+
     size = spec.config.batch_size
     columns: list[tuple[str, Parts, compare.Way]] = [
         (compare.ENGINE, engine, ways["student"]),
-        (compare.TEACHER, teacher, ways["teacher"]),
+        (compare.TEACHER, opened(spec.teacher), ways["teacher"]),
     ]
     made = {name: compare.generate(parts, way, samples, captions, seeds, size, counter) for name, parts, way in columns}
     job.log.info("filling the same pictures by the baselines")
-    made |= compare.fill_by_baselines(samples, pictures.training(), engine.embed)
-    return made, compare.score_all(samples, made)
+    made |= compare.fill_by_baselines(samples, known, engine.embed)
+    scores = compare.score_all(samples, made)
+    if spec.stage1 is not None and spec.config.segmenter_steps:
+        first = opened(spec.stage1)
+        made[expansions.STAGE1] = compare.generate(first, ways["teacher"], samples, captions, seeds, size, counter)
+    return made, scores
 
 
 def _on_photographs(

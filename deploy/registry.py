@@ -33,6 +33,7 @@ REGISTERED_NAMES = {
     "inpainting_finetune": "backdrop-inpainting-finetune",
     "distilled_model": "backdrop-distilled-model",
     "tensorrt_engine": "backdrop-engine",
+    "personalized_model": "backdrop-personalized-model",
 }
 
 

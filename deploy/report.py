@@ -11,6 +11,7 @@ import numpy as np
 
 from deploy import compare
 from deploy.checks import ACCURACIES, bars, evidence
+from deploy.expansion import STAGE1, TRUTH, Expansions
 from deploy.history import BACKENDS, curves_of, deliveries_of, lineage_of, results_of
 from deploy.samples import Sample
 from deploy.specs import EvaluateSpec
@@ -55,6 +56,7 @@ class Findings:
     manifest: Mapping[str, Any]
     student: compare.Way
     teacher: compare.Way
+    expansion: Expansions
 
 
 def build_report(spec: EvaluateSpec, store: ObjectStore, found: Findings) -> Report:
@@ -78,6 +80,8 @@ def build_report(spec: EvaluateSpec, store: ObjectStore, found: Findings) -> Rep
         examples=_examples(found, spec.config.examples),
         photographs=[_photograph(answer) for answer in found.answers],
         photographs_note=_photographs_note(found.photo_numbers),
+        expansion=_expansion(found.expansion),
+        expansion_note=_expansion_note(found.expansion),
         latency=_latency(manifest),
         parity=_parity(manifest),
         engine_notes=_engine_notes(manifest),
@@ -201,6 +205,35 @@ def _photographs_note(numbers: Mapping[str, float]) -> str:
         f"{numbers['photographs']:.0f} real photographs with a confident product mask, each asked for several colours "
         f"with one seed. The colour along the border is the one named in {100 * numbers['border_colour']:.1f} % of "
         f"{numbers['answers']:.0f} answers; a red frame marks the others."
+    )
+
+
+def _expansion(found: Expansions) -> list[list[str]]:
+    """One row per column that was measured."""
+    names = {
+        STAGE1: "Teacher after stage 1, random masks",
+        compare.TEACHER: "Teacher after stage 2, product masks",
+        compare.ENGINE: "Engine",
+        TRUTH: "The true pictures, encoded and decoded: the error of the measurement",
+    }
+    rows = [[label, f"{100 * found.means[name]:.1f} %"] for name, label in names.items() if name in found.means]
+    return [["Before compositing", "Mean expansion"], *rows] if rows else []
+
+
+def _expansion_note(found: Expansions) -> str:
+    if not found.means:
+        return f"Not measured: {found.why}." if found.why else ""
+    note = (
+        "Product area that was painted beyond the product's mask, over the mask's area. Products are found by a small "
+        f"segmenter with an IoU of {found.iou:.3f} on held-out pictures. "
+    )
+    if found.stages is None:
+        return f"{note}The stages are not compared: {found.why}."
+    gap = found.stages.difference
+    return (
+        f"{note}Stage 2 has {100 * found.stages.share:.0f} % of stage 1's expansion on the same "
+        f"{found.stages.pictures} pictures, captions and seeds (difference {100 * gap.mean:.1f} points, "
+        f"paired 95 % interval {100 * gap.low:.1f} to {100 * gap.high:.1f})."
     )
 
 

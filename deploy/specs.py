@@ -16,6 +16,7 @@ CHECKS = (
     "shadow_side",
     "beats_baselines",
     "student_within_margin",
+    "object_expansion",
     "product_identity",
     "photographs",
     "engine_parity",
@@ -40,6 +41,7 @@ class EvaluateSpec(JobSpec):
     dataset: str
     engine: str
     teacher: str
+    stage1: str | None = Field(None, description="the teacher as it was before the second stage of its fine-tune")
     autoencoder: str
     text_encoder: str | None = None
     image_size: int

@@ -21,13 +21,14 @@ from PIL import Image
 from infra import colour, jpeg, png, raster, webp
 from infra.bad_image import BadImage
 from infra.colour import Verdict
-from infra.pixels import encode_jpeg, encode_png, fit, rotate, shrink
+from infra.pixels import cover, encode_jpeg, encode_png, fit, rotate, shrink
 
 __all__ = [
     "MAX_PIXELS",
     "BadImage",
     "Prepared",
     "cleaned",
+    "cover",
     "decode",
     "decode_mask",
     "encode_jpeg",

@@ -20,14 +20,18 @@ def rotate(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def fit(image: np.ndarray, size: int) -> np.ndarray:
     """Centre crop to a square, then resize to uint8 (size, size[, 3]); by area when shrinking."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = image[top : top + side, left : left + side]
-    if side == size:
-        return np.ascontiguousarray(square)
-    method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-    return cv2.resize(np.ascontiguousarray(square), (size, size), interpolation=method)
+    return cover(image, size, size)
+
+
+def cover(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Centre crop to the shape of height × width, then resize to uint8 (height, width[, 3]); by area when shrinking."""
+    scale = min(image.shape[0] / height, image.shape[1] / width)
+    tall, wide = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (image.shape[0] - tall) // 2, (image.shape[1] - wide) // 2
+    cut = np.ascontiguousarray(image[top : top + tall, left : left + wide])
+    if (tall, wide) == (height, width):
+        return cut
+    return cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC)
 
 
 def shrink(image: np.ndarray, max_side: int) -> np.ndarray:

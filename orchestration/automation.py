@@ -9,9 +9,11 @@ import dagster as dg
 
 from assets.deliveries import deliveries, delivery_name
 from assets.line import Line
+from assets.personalized_model import subjects
 from infra.files import canonical_json, sha256_bytes
 
 INGEST = ["raw_images", "filtered_shards"]
+PERSONAL = ["personalized_model"]
 
 ingest_job = dg.define_asset_job(
     "ingest",
@@ -21,8 +23,14 @@ ingest_job = dg.define_asset_job(
 )
 retrain_job = dg.define_asset_job(
     "retrain",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(*INGEST),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(*INGEST, *PERSONAL),
     description="The whole line after the data: dataset version, models, engine, report, promotion.",
+)
+personalise_job = dg.define_asset_job(
+    "personalise",
+    selection=dg.AssetSelection.assets(*PERSONAL),
+    partitions_def=subjects,
+    description="One subject, taught to the newest pretrained model from a few photographs.",
 )
 training_set_job = dg.define_asset_job(
     "renew_training_set",

@@ -42,6 +42,19 @@ def run(
 
 
 @app.command()
+def personalise(
+    subject: Annotated[str, typer.Argument(help="A name of your own for it, such as my-mug.")],
+    images: Annotated[str, typer.Option(help="A folder or s3:// prefix of photographs of it; five are enough.")],
+    word: Annotated[str, typer.Option(help="What it is, such as mug.")],
+    method: Annotated[str | None, typer.Option(help="dreambooth, lora or textual-inversion.")] = None,
+) -> None:
+    """Teach the pretrained model one subject. Example: backdrop personalise my-mug --images ~/mug --word mug"""
+    from orchestration.personalise import teach
+
+    teach(Settings.load(), console, subject, images, word, method)
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="Port of the Dagster page.")] = 3000,
 ) -> None:

@@ -11,6 +11,7 @@ from assets.filtered_shards import filtered_shards
 from assets.inpainting_finetune import inpainting_finetune
 from assets.latent_shards import latent_shards
 from assets.line import Line
+from assets.personalized_model import personalized_model
 from assets.pretrained_dit import pretrained_dit
 from assets.promotion import promotion
 from assets.raw_images import raw_images
@@ -19,6 +20,7 @@ from assets.training_set import training_set
 from orchestration.automation import (
     ingest_job,
     nightly_retraining,
+    personalise_job,
     retrain_job,
     training_set_job,
     watch_deliveries,
@@ -37,11 +39,12 @@ LINEAGE = [
     tensorrt_engine,
     evaluation_report,
     promotion,
+    personalized_model,
 ]
 
 defs = dg.Definitions(
     assets=LINEAGE,
-    jobs=[ingest_job, retrain_job, training_set_job],
+    jobs=[ingest_job, retrain_job, training_set_job, personalise_job],
     schedules=[nightly_retraining],
     sensors=[watch_deliveries],
     resources={"line": Line()},

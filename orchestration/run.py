@@ -91,9 +91,17 @@ def _run(settings: Settings, console: Console, began: float, warm: WarmInterpret
 
 
 def execute(
-    defs: dg.Definitions, job: str, instance: dg.DagsterInstance, line: Line, partition: str | None = None
+    defs: dg.Definitions,
+    job: str,
+    instance: dg.DagsterInstance,
+    line: Line,
+    partition: str | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Run one job here, quietly, and turn a failed step into its own clear error."""
+    """Run one job here, quietly, and turn a failed step into its own clear error.
+
+    `overrides`: asset → keys of its section of the preset, as in the launchpad.
+    """
     from assets.owner import process_tags
 
     result = defs.resolve_job_def(job).execute_in_process(
@@ -101,7 +109,10 @@ def execute(
         partition_key=partition,
         resources={"line": line},
         tags=process_tags(),
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        run_config={
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            "ops": {asset: {"config": {"overrides": dict(keys)}} for asset, keys in (overrides or {}).items()},
+        },
         raise_on_error=False,
     )
     if not result.success:

@@ -1,96 +1,123 @@
-"""MDS slices → batches: pictures for the autoencoder, precomputed latents for the transformer."""
+"""MDS slices → batches: pictures for the autoencoder, latents for the transformer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from infra import images
-from infra.errors import BackdropError
 from infra.object_store import ObjectStore
-from infra.shards import Slice, streaming_dataset
+from infra.shards import Slice
+from training.draws import Draws
+from training.loader import Batch, Loader, open_loader
+from training.presets.sections import LatentsSection
+from training.samples import square, train_slices
 
-if TYPE_CHECKING:
-    from streaming.base import StreamingDataLoader
+__all__ = ["Batch", "Loader", "choose", "image_loader", "latent_loader", "listed_loader", "square", "train_slices"]
 
-Batch = dict[str, Tensor]
-
+DECODERS = min(8, os.cpu_count() or 1)
+"""Threads that decode pictures ahead of the training loop."""
 EMPTY, RANDOM = 0, 1
-"""Which of a sample's masks is which: everything masked, then the random ones, then the product's, last."""
+"""Which of a sample's masks is which: everything masked, then the random ones, then the product's, the exact one last.
+"""
 
 
-def latent_columns(channels: int, cells: int, masks: int, captions: int, length: int, width: int) -> dict[str, str]:
-    """Columns of a latent slice: shapes are fixed per slice, so that reading one is a copy."""
-    return {
-        "id": "str",
-        "latent": f"ndarray:float16:{channels},{cells},{cells}",
-        "masked": f"ndarray:float16:{masks},{channels},{cells},{cells}",
-        "masks": f"ndarray:uint8:{masks},{cells},{cells}",  # 255 = to generate
-        "text": f"ndarray:float16:{captions},{length},{width}",
-        "text_length": f"ndarray:uint8:{captions}",
-        "has_product": "int",
-    }
+def listed_loader(
+    store: ObjectStore,
+    listing: Mapping[str, Any],
+    cache: Path,
+    batch_size: int,
+    seed: int,
+    text_encoder: str | None,
+    split: str = "slices",
+) -> Loader:
+    """The batches of a `latents` listing, as `latent_loader` describes them; `split` may be "holdout".
+
+    Where its section says `precomputed: false`, the pictures are encoded ahead of the training loop, into what the
+    recipe would have kept.
+    """
+    slices = [Slice(**piece) for piece in listing[split]]
+    section = LatentsSection(**listing["section"])
+    if section.precomputed:
+        return latent_loader(store, slices, cache, batch_size, seed)
+    from training.encoding import Encoder
+
+    encoder = Encoder(store, listing["autoencoder"], text_encoder, listing["image_size"], section, listing["seed"])
+
+    def collate(samples: list[dict[str, Any]], bucket: str) -> Batch:
+        return stack_latents(encoder.rows(samples, bucket))
+
+    return open_loader(store, slices, cache, batch_size, seed, collate)
 
 
 def image_loader(
     store: ObjectStore, slices: Sequence[Slice], cache: Path, batch_size: int, image_size: int, seed: int
-) -> StreamingDataLoader:
-    """Batches {"image": uint8 (B, 3, S, S)}, shuffled."""
+) -> Loader:
+    """Batches {"image": uint8 (B, 3, S, S)}, shuffled; aspect-ratio buckets make no difference."""
 
-    def collate(samples: list[dict[str, Any]]) -> Batch:
+    def collate(samples: list[dict[str, Any]], bucket: str) -> Batch:
         pictures = [square(sample, image_size) for sample in samples]
         return {"image": torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)}
 
-    return _loader(store, slices, cache, batch_size, seed, collate)
-
-
-def square(sample: dict[str, Any], size: int) -> np.ndarray:
-    """A filtered sample's picture, uint8 (size, size, 3)."""
-    picture = images.decode(sample["image"])
-    return picture if picture.shape[:2] == (size, size) else images.fit(picture, size)
+    whole = [replace(piece, bucket="") for piece in slices]
+    return open_loader(store, whole, cache, batch_size, seed, collate, threads=DECODERS)
 
 
 def latent_loader(
-    store: ObjectStore, slices: Sequence[Slice], cache: Path, batch_size: int, seed: int
-) -> StreamingDataLoader:
+    store: ObjectStore,
+    slices: Sequence[Slice],
+    cache: Path,
+    batch_size: int,
+    seed: int,
+    *,
+    start: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Loader:
     """Batches of latent slices, shuffled, with every variant of a sample: see `choose`.
 
     latent (B, C, h, w), masked (B, K, C, h, w), masks (B, K, h, w), text (B, V, L, E), text_length (B, V),
-    has_product (B,).
+    has_product (B,), and what Loader adds. Slices of one bucket make batches of their own: h and w are those of the
+    batch's bucket.
     """
+    return open_loader(store, slices, cache, batch_size, seed, lambda rows, bucket: stack_latents(rows)).at(
+        start, rank, ranks
+    )
 
-    def collate(samples: list[dict[str, Any]]) -> Batch:
-        columns = ("latent", "masked", "masks", "text", "text_length")
-        batch = {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in columns}
-        longest = int(batch["text_length"].max())
-        batch["text"] = batch["text"][:, :, :longest]
-        batch["has_product"] = torch.tensor([sample["has_product"] for sample in samples], dtype=torch.bool)
-        return batch
 
-    return _loader(store, slices, cache, batch_size, seed, collate)
+def stack_latents(rows: Sequence[Mapping[str, Any]]) -> Batch:
+    """Rows of a latent slice as one batch; the text as long as the longest."""
+    columns = ("latent", "masked", "masks", "text", "text_length")
+    batch = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in columns}
+    longest = int(batch["text_length"].max())
+    batch["text"] = batch["text"][:, :, :longest]
+    batch["has_product"] = torch.tensor([row["has_product"] for row in rows], dtype=torch.bool)
+    return batch
 
 
 def choose(
-    batch: Batch, product_share: float, empty_share: float, text_dropout: float, generator: torch.Generator
+    batch: Batch, product_share: float, empty_share: float, text_dropout: float, draws: Draws, jittered: int = 0
 ) -> Batch:
     """One mask and one caption per sample, drawn.
 
     latent, masked (B, C, h, w), mask (B, 1, h, w), text (B, L, E), text_length (B,). A sample without a product
-    mask gets a random one in its stead. A dropped text has length 0.
+    mask gets a random one in its stead. A dropped text has length 0. `jittered` says how many of the masks before the
+    last are the product's too, its outline drawn a little wider: each of them is as likely as the exact one.
     """
-    count, masks = batch["masks"].shape[:2]
-    draw = torch.rand(count, generator=generator)
-    which = torch.randint(RANDOM, masks - 1, (count,), generator=generator)
-    which = torch.where((draw < product_share) & batch["has_product"], masks - 1, which)
+    exact = batch["masks"].shape[1] - 1
+    draw = draws.uniform("mask")
+    which = RANDOM + draws.integers("which mask", exact - jittered - RANDOM)
+    product = exact - draws.integers("which product mask", jittered + 1)
+    which = torch.where((draw < product_share) & batch["has_product"], product, which)
     which = torch.where(draw >= 1 - empty_share, EMPTY, which)
-    caption = torch.randint(batch["text"].shape[1], (count,), generator=generator)
-    kept = torch.rand(count, generator=generator) >= text_dropout
-    rows = torch.arange(count)
+    caption = draws.integers("caption", batch["text"].shape[1])
+    kept = draws.uniform("text dropout") >= text_dropout
+    rows = torch.arange(len(which), device=which.device)
     return {
         "latent": batch["latent"].float(),
         "masked": batch["masked"][rows, which].float(),
@@ -98,29 +125,3 @@ def choose(
         "text": batch["text"][rows, caption].float(),
         "text_length": batch["text_length"][rows, caption].long() * kept,
     }
-
-
-def train_slices(version_slices: Sequence[Slice]) -> list[Slice]:
-    """The slices to learn from. Raises BackdropError when there is none."""
-    found = [piece for piece in version_slices if piece.split == "train" and piece.samples]
-    if not found:
-        raise BackdropError(
-            "The dataset version holds no training image.", "Add pictures (IMAGES=…) or keep the sample catalogue."
-        )
-    return found
-
-
-def _loader(
-    store: ObjectStore,
-    slices: Sequence[Slice],
-    cache: Path,
-    batch_size: int,
-    seed: int,
-    collate: Callable[[list[dict[str, Any]]], Batch],
-) -> StreamingDataLoader:
-    from infra._compat.streaming import StreamingDataLoader
-
-    samples = sum(piece.samples for piece in slices)
-    batch_size = min(batch_size, samples)
-    dataset = streaming_dataset(store, slices, cache, batch_size, shuffle=True, seed=seed)
-    return StreamingDataLoader(dataset, batch_size=batch_size, num_workers=0, collate_fn=collate, drop_last=True)

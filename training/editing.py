@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
+from infra.errors import BackdropError
 from training.masks import product_hole, punch, to_cells
 
 
@@ -52,31 +54,48 @@ def complete(
     guidance: float,
     seeds: Sequence[int],
     student: bool,
+    negative: Sequence[str] | None = None,
+    shift: float = 1.0,
 ) -> np.ndarray:
     """Generate a background for each product: uint8 (B, H, W, 3), raw, before compositing.
 
     images uint8 (B, H, W, 3); product bool (B, H, W), True is kept; a row's result depends on its own seed
     alone. A student takes one forward per step, guidance being an input; a teacher two (with guidance 1, one).
+    `negative` are texts to lead away from, one per row, in place of no text. `shift` is that of the times in training.
+    Raises BackdropError for a student with `negative`: what it leads away from was settled when it was distilled.
     """
+    if student and negative is not None:
+        raise BackdropError("A distilled student takes no negative text.", "Sample its teacher, or leave the text out.")
     holes = np.stack([product_hole(mask) for mask in product])  # (B, H, W)
     kept = np.stack([punch(to_float(image), hole) for image, hole in zip(images, holes, strict=True)])
     masked = parts.encode(np.ascontiguousarray(kept.transpose(0, 3, 1, 2)))  # (B, C, h, w)
     mask = to_cells(holes, parts.factor)[:, None]  # (B, 1, h, w)
-    text, text_length = parts.embed(captions)
-    text = text.astype(np.float32)
-    z = noise(seeds, masked.shape[1:])
-    for index in range(steps):
-        t = np.full(len(z), 1 - index / steps, np.float32)
+    text = embedded(parts, captions)
+    away = null_text(*text) if negative is None else embedded(parts, negative)
+    z = noise(seeds, masked.shape[1:])  # (B, C, h, w)
+    times = time_grid(steps, shift)
+    for now, then in pairwise(times):
+        t, step = (np.full(len(z), value, np.float32) for value in (now, now - then))
         if student:
-            step, scale = np.full_like(t, 1 / steps), np.full_like(t, guidance)
-            v = parts.velocity(z, t, masked, mask, text, text_length, step, scale)
+            v = parts.velocity(z, t, masked, mask, *text, step, np.full_like(t, guidance))
         else:
-            v = parts.velocity(z, t, masked, mask, text, text_length)
+            v = parts.velocity(z, t, masked, mask, *text)
             if guidance != 1.0:
-                null = parts.velocity(z, t, masked, mask, *null_text(text, text_length))
-                v = null + np.float32(guidance) * (v - null)
-        z = z - v * np.float32(1 / steps)
+                v = v + np.float32(guidance - 1) * (v - parts.velocity(z, t, masked, mask, *away))
+        z = z - v * np.float32(now - then)
     return to_uint8(parts.decode(z).transpose(0, 2, 3, 1))
+
+
+def time_grid(steps: int, shift: float = 1.0) -> list[float]:
+    """`steps` + 1 times from 1 (noise) to 0 (data): in equal steps, moved by `shift` as in training."""
+    even = [1 - index / steps for index in range(steps + 1)]
+    return [shift * t / (1 + (shift - 1) * t) for t in even]
+
+
+def embedded(parts: Parts, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """text float32 (B, L, E) and its lengths (B,), as `velocity` takes them."""
+    text, text_length = parts.embed(captions)
+    return text.astype(np.float32), text_length
 
 
 def null_text(text: np.ndarray, text_length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

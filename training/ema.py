@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
+from training.sharding import own_part
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -25,7 +27,9 @@ class Ema(Generic[M]):
         """One step towards the model; the first steps weigh more, so that the start is forgotten."""
         self.updates += 1
         decay = min(self.decay, self.updates / (self.updates + 9))
-        averaged: list[torch.Tensor] = list(self.module.parameters())
-        torch._foreach_lerp_(averaged, [p.detach() for p in self.model.parameters()], 1 - decay)
+        averaged = [own_part(parameter) for parameter in self.module.parameters()]
+        torch._foreach_lerp_(
+            averaged, [own_part(parameter).detach() for parameter in self.model.parameters()], 1 - decay
+        )
         for target, source in zip(self.module.buffers(), self.model.buffers(), strict=True):
             target.copy_(source)

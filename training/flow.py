@@ -1,15 +1,17 @@
-"""Rectified flow (Liu et al. 2022; Lipman et al. 2023): noising, target, loss and sampler as pure functions.
+"""Rectified flow (Liu et al. 2022; Lipman et al. 2023): times, noising, target and loss as pure functions.
 
 z_t = (1 - t) x + t ε, so t = 0 is data and t = 1 is noise; the velocity is ε - x. Shapes: x, ε, z (B, C, h, w); t (B,);
-mask (B, 1, h, w) with 1 = to generate.
+mask (B, 1, h, w) with 1 = to generate. The sampler that walks back from noise to data is `training.editing.complete`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 
 import torch
 from torch import Tensor
+
+from training.draws import Draws
 
 
 def interpolate(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -23,11 +25,34 @@ def velocity(x: Tensor, noise: Tensor) -> Tensor:
     return noise - x
 
 
-def logit_normal_times(count: int, mean: float, std: float, generator: torch.Generator | None = None) -> Tensor:
-    """Times (count,) in (0, 1): sigmoid of a normal (Esser et al. 2024), stratified over the batch."""
-    u = (torch.arange(count) + torch.rand(count, generator=generator)) / count  # one draw per stratum
-    u = u[torch.randperm(count, generator=generator)].clamp(1e-4, 1 - 1e-4)
-    return torch.sigmoid(mean + std * torch.special.ndtri(u))
+def logit_normal_times(draws: Draws, mean: float, std: float, shift: float = 1.0) -> Tensor:
+    """Times (B,) in (0, 1), one per stratum of the global batch: a normal's sigmoid (Esser et al. 2024), shifted."""
+    u = draws.strata("times").clamp(1e-4, 1 - 1e-4)
+    return shifted(torch.sigmoid(mean + std * torch.special.ndtri(u)), shift)
+
+
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """Times moved towards noise by shift > 1 (Esser et al. 2024, eq. 23); 1 leaves them bit for bit, 0 and 1 stay."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def resolution_shift(tokens: int, base_tokens: int) -> float:
+    """The shift √(tokens / base_tokens) at which `tokens` are as uncertain as `base_tokens` were; without a base, 1.
+
+    More tokens average the noise away, so that a picture of more tokens needs more of it (Esser et al. 2024, §5.3.2).
+    """
+    return math.sqrt(tokens / base_tokens) if base_tokens else 1.0
+
+
+def noise_weight(t: Tensor, min_snr: float | None) -> Tensor:
+    """What turns a squared error of the velocity (B,) into one of the noise, truncated by min-SNR where γ is given.
+
+    The noise that a velocity means is ε̂ = z + (1 - t) v̂, so ‖ε̂ - ε‖² = (1 - t)² ‖v̂ - v‖². Said that way, a noise target
+    needs no other model and is exact at t = 1, where z is the noise. Min-SNR-γ (Hang et al. 2023, §3.4) weighs it by
+    min(SNR, γ) / SNR with SNR = (1 - t)² / t².
+    """
+    weight = (1 - t).square()
+    return weight if min_snr is None else torch.minimum(weight, min_snr * t.square())
 
 
 def weighted_error(predicted: Tensor, target: Tensor, mask: Tensor, hole_weight: float) -> Tensor:
@@ -46,16 +71,7 @@ def _mean_over(error: Tensor, weight: Tensor) -> Tensor:
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: Tensor | float) -> Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022): 1 is the conditional velocity, 0 the unconditional one."""
+    """Classifier-free guidance (Ho & Salimans 2022): 1 is the conditional velocity bit for bit, 0 the unconditional."""
     if isinstance(guidance, Tensor):
         guidance = guidance[:, None, None, None]
-    return unconditional + guidance * (conditional - unconditional)
-
-
-def euler(velocity_at: Callable[[Tensor, Tensor, float], Tensor], noise: Tensor, steps: int) -> Tensor:
-    """Integrate from noise (t = 1) to data (t = 0) in equal steps; `velocity_at(z, t (B,), step)`."""
-    z = noise
-    for index in range(steps):
-        t = torch.full((z.shape[0],), 1 - index / steps)
-        z = z - velocity_at(z, t, 1 / steps) / steps
-    return z
+    return conditional + (guidance - 1) * (conditional - unconditional)

@@ -40,6 +40,11 @@ def latent_key(parts: Mapping[str, Any]) -> str:
     return f"{ROOT}{sha256_bytes(canonical_json(dict(parts)))}"
 
 
+def latent_meta(split: str, source: str, bucket: str) -> dict[str, str]:
+    """The meta of a latent slice; "" is no bucket."""
+    return {"split": split, "source": source} | ({"bucket": bucket} if bucket else {})
+
+
 def record_latents(store: ObjectStore, parts: Mapping[str, Any], piece: Slice) -> LatentSlice:
     """Makes a committed latent slice findable."""
     key = latent_key(parts)
@@ -77,7 +82,7 @@ def rewrite_latents(
     """The latents without some samples, recorded as those of the slice `source` that replaced theirs: what is left is
     not encoded again. None when nothing is left."""
     parts = {**old.parts, "source": source}
-    meta = {"split": old.piece.split, "source": source}
+    meta = latent_meta(old.piece.split, source, old.piece.bucket)
     piece = rewrite_slice(store, old.piece, without, root=latent_key(parts), meta=meta, scratch=scratch)
     return record_latents(store, parts, piece) if piece is not None else None
 

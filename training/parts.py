@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from training.models.autoencoder import Autoencoder
 from training.models.dit import DiT
@@ -25,7 +26,8 @@ class TorchParts:
         image_size: int,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.autoencoder = autoencoder.eval()
+        self.device = next(transformer.parameters()).device
+        self.autoencoder = autoencoder.eval().to(self.device)
         self.transformer = transformer
         self.embed = embed
         self.image_size = image_size
@@ -34,7 +36,7 @@ class TorchParts:
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), autocast(self.dtype):
-            return self.autoencoder.encode(torch.from_numpy(images)).float().numpy()
+            return self.autoencoder.encode(self._tensor(images)).float().cpu().numpy()
 
     def velocity(
         self,
@@ -47,12 +49,15 @@ class TorchParts:
         step: np.ndarray | None = None,
         guidance: np.ndarray | None = None,
     ) -> np.ndarray:
-        tensors = [torch.from_numpy(part) for part in (z, t, masked, mask, text)]
-        lengths = torch.from_numpy(text_length.astype(np.int64))
-        extra = [torch.from_numpy(part) for part in (step, guidance) if part is not None]
+        tensors = [self._tensor(part) for part in (z, t, masked, mask, text)]
+        lengths = self._tensor(text_length.astype(np.int64))
+        extra = [self._tensor(part) for part in (step, guidance) if part is not None]
         with torch.inference_mode(), autocast(self.dtype):
-            return self.transformer(*tensors, lengths, *extra).float().numpy()
+            return self.transformer(*tensors, lengths, *extra).float().cpu().numpy()
 
     def decode(self, latent: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), autocast(self.dtype):
-            return self.autoencoder.decode(torch.from_numpy(latent)).float().numpy()
+            return self.autoencoder.decode(self._tensor(latent)).float().cpu().numpy()
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device)

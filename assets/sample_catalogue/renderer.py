@@ -54,9 +54,17 @@ def render(seed: int, index: int, size: int) -> Scene:
     Raises:
         ValueError: a size below 16.
     """
+    return render_scene(draw_scene(seed, index), size)
+
+
+def render_scene(spec: SceneSpec, size: int) -> Scene:
+    """Renders a scene, which may differ from what its seed and index drew.
+
+    Raises:
+        ValueError: a size below 16.
+    """
     if size < 16:
         raise ValueError(f"the sample catalogue is drawn at 16 px or more, not {size}")
-    spec = draw_scene(seed, index)
     light, shadow = _shadow(spec, size)
     background, wall_mask = _background(spec, size, light)
     image, product_mask = _place_product(spec, size, background)

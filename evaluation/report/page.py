@@ -108,6 +108,8 @@ class Report:
     examples: Sequence[Example] = ()
     photographs: Sequence[Photograph] = ()
     photographs_note: str = ""
+    expansion: Rows = ()
+    expansion_note: str = ""
     latency: Rows = ()
     parity: Rows = ()
     engine_notes: Sequence[tuple[str, str]] = ()

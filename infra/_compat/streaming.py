@@ -20,8 +20,8 @@ from typing import Any
 
 from infra.errors import BackdropError
 
-NAMES = ("LocalDataset", "MDSWriter", "Stream", "StreamingDataLoader", "StreamingDataset")
-"""The classes the line uses, all defined in ``streaming.base``."""
+NAMES = ("LocalDataset", "MDSWriter", "StreamingDataset")
+"""The classes of ``streaming.base`` that are used here, its readers by tests alone: shards are read by infra.shards."""
 
 # It looks itself up by its name while it works; nothing in it depends on torch.
 _LOOKED_UP = "streaming.base.storage.upload"

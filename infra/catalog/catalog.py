@@ -1,5 +1,6 @@
 """The catalog: one class, whose methods are each one transaction that may be repeated and return plain records."""
 
+from infra.catalog.checkpoints import Checkpoints
 from infra.catalog.deciding import Deciding
 from infra.catalog.embeddings import Embeddings
 from infra.catalog.intake import Intake
@@ -11,5 +12,7 @@ from infra.catalog.takedowns import Takedowns
 from infra.catalog.tracing import Tracing
 
 
-class Catalog(Intake, Scanning, Embeddings, Deciding, Lineage, Takedowns, ShownPictures, Tracing, Reporting):
+class Catalog(
+    Intake, Scanning, Embeddings, Deciding, Lineage, Takedowns, ShownPictures, Tracing, Reporting, Checkpoints
+):
     """`Catalog(url)`; `.upgrade()` makes the tables."""

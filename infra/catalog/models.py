@@ -296,6 +296,17 @@ class DatasetVersionRecord(Base):
     withdrawn: Mapped[str | None]
 
 
+class CheckpointRecord(Base):
+    """The hash of record of a checkpoint's manifest. `run` names the stage of a training whose checkpoint it is."""
+
+    __tablename__ = "checkpoints"
+
+    run: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str]
+    saved_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class ModelRecord(Base):
     """A model or an engine, by its bundle's id, and the dataset version that it saw."""
 

@@ -20,6 +20,19 @@ class Channel(Protocol):
     def close(self) -> None: ...
 
 
+class SilentChannel:
+    """For a process beside the one that speaks for the job."""
+
+    def send(self, payload: Mapping[str, Any]) -> None:
+        pass
+
+    def log(self, level: str, message: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class ConsoleChannel:
     """For a job run by hand: progress as log lines, at most one every ``interval`` seconds for each stage.
 

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Mapping
@@ -25,11 +26,13 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from infra.errors import BackdropError
 from infra.files import canonical_json, sha256_bytes
-from infra.jobs.channel import Channel, ConsoleChannel
+from infra.jobs.channel import Channel, ConsoleChannel, SilentChannel
 from infra.jobs.folder import Exit, JobFolder, job_folder, safe_key
 from infra.jobs.process import LAUNCH_VARIABLE
+from infra.jobs.ranks import forked, place
 from infra.jobs.spec import JobResult, JobSpec, parse_spec
 from infra.object_store import ObjectStore, open_store, read_uri
+from infra.overlay import OverlayStore
 from infra.sources import ROOMS
 
 S = TypeVar("S", bound=JobSpec)
@@ -135,7 +138,8 @@ def main(room: str, verbs: Mapping[str, Verb], argv: list[str] | None = None) ->
     except BackdropError as error:
         print(f"{room} {arguments.verb}: {error}", file=sys.stderr)
         return error.exit_code
-    return _Run(room, arguments.verb, verbs[arguments.verb], arguments.spec, folder).exit_code()
+    run = _Run(room, arguments.verb, verbs[arguments.verb], arguments.spec, folder)
+    return run.exit_code() if place().rank == 0 else run.follow()
 
 
 Outcome = tuple[int, BackdropError | None]
@@ -190,13 +194,32 @@ class _Run:
         store.delete(result_key)
         self._folder.save.mkdir(parents=True, exist_ok=True)
         job = JobContext(spec, store, spec.output, self._folder.save, self._log, self._channel)
-        result = _load(self._verb.run)(spec, job)
+        run = _load(self._verb.run)  # what it imports is shared with the ranks that are forked
+        with forked(spec.processes, self.follow):
+            result = run(spec, job)
         if not isinstance(result, JobResult):
             raise TypeError(f"{self._verb.run} returned {type(result).__name__}, not a JobResult")
         result = result.model_copy(update={"shows": {**job.shown, **result.shows}})
         data = result.model_dump_json().encode()
         store.put(result_key, data)
         self._channel.send({"kind": "result", "key": result_key, "sha256": sha256_bytes(data)})
+
+    def follow(self) -> int:
+        """Runs as a rank beside rank 0: silent, without a lock, and what it writes to the store is not kept."""
+        logging.getLogger().setLevel(logging.WARNING)  # rank 0 says the rest
+        try:
+            spec = parse_spec(_load(self._verb.spec), read_uri(self._spec_uri), self._spec_uri)
+            self._folder.save.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory() as aside:
+                store = OverlayStore(open_store(spec.store), Path(aside))
+                job = JobContext(spec, store, spec.output, self._folder.save, self._log, SilentChannel())
+                _load(self._verb.run)(spec, job)
+            return 0
+        except BaseException as error:
+            code, said = self._explain(error)
+            if said is not None:
+                self._print(BackdropError(f"rank {place().rank}: {said.what}", said.remedy))
+            return code
 
     def _explain(self, error: BaseException) -> Outcome:
         """The exit code of an error, and the one message for people."""

@@ -22,6 +22,11 @@ class JobSpec(BaseModel):
     store: str
     output: str = Field(pattern=r"[^/]$")
 
+    @property
+    def processes(self) -> int:
+        """How many processes the job computes in, where nothing outside has started them (`infra.jobs.ranks`)."""
+        return 1
+
 
 class Check(BaseModel):
     """One named check of a job's product; a failed ``error`` stops what comes after it, a failed ``warn``

@@ -4,10 +4,10 @@ A slice is the unit of work, of retry and of commit. Its objects lie under ``<ro
 last and only then does the slice exist: a process killed at any moment leaves objects that nobody takes for whole, and
 running again writes the same bytes under the same keys. A dataset version is the content hash of a list of slices.
 
-`slices` writes and commits, `versions` lists, `reading` reads, `takedown` takes samples out again.
+`slices` writes and commits, `versions` lists, `reading` reads (`mds` one file), `takedown` takes samples out again.
 """
 
-from infra.shards.reading import local_slice, read_slices, streaming_dataset
+from infra.shards.reading import Samples, local_slice, read_slices
 from infra.shards.slices import (
     COMMIT,
     FILTERED_COLUMNS,
@@ -26,6 +26,7 @@ __all__ = [
     "FILTERED_COLUMNS",
     "INDEX",
     "DatasetVersion",
+    "Samples",
     "Slice",
     "Withdrawn",
     "delete_slice",
@@ -38,7 +39,6 @@ __all__ = [
     "recorded_version",
     "rewrite_slice",
     "shard_places",
-    "streaming_dataset",
     "withdraw_slice",
     "withdraw_version",
     "write_slice",

@@ -145,20 +145,31 @@ def refuse_withdrawn(store: ObjectStore, prefix: str, record: Mapping[str, Any])
 def slice_files(store: ObjectStore, prefix: str, record: Mapping[str, Any], cache: Path) -> Path:
     """A local folder with the files of a commit record: in place for a directory store, else fetched into `cache`.
 
-    Sizes are always checked; a fetched file also by its hash.
+    Raises BackdropError naming the file that is missing or not the one that was committed, by its size and hash.
     """
-    in_place = store.local_path(f"{prefix}/{COMMIT}")
-    folder = in_place.parent if in_place is not None else cache / str(record["id"])
-    for name, facts in record["files"].items():
-        path = folder / name
-        if in_place is None and not (path.is_file() and path.stat().st_size == facts["bytes"]):
+    files = [slice_file(store, prefix, record, name, cache) for name in record["files"]]
+    return files[0].parent
+
+
+def slice_file(store: ObjectStore, prefix: str, record: Mapping[str, Any], name: str, cache: Path) -> Path:
+    """One of the files of a commit record, as `slice_files` gives them."""
+    facts = record["files"][name]
+    in_place = store.local_path(f"{prefix}/{name}")
+    path = in_place if in_place is not None else cache / str(record["id"]) / name
+    if in_place is None and not _is_whole(path, facts):
+        try:
             store.fetch(f"{prefix}/{name}", path)
-            if sha256_file(path) != facts["sha256"]:
-                path.unlink()
-                raise _damaged(store, prefix, name)
-        if not path.is_file() or path.stat().st_size != facts["bytes"]:
-            raise _damaged(store, prefix, name)
-    return folder
+        except ObjectMissing:
+            raise _damaged(store, prefix, name) from None
+    if not _is_whole(path, facts):
+        if in_place is None:
+            path.unlink(missing_ok=True)
+        raise _damaged(store, prefix, name)
+    return path
+
+
+def _is_whole(path: Path, facts: Mapping[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == facts["bytes"] and sha256_file(path) == facts["sha256"]
 
 
 def _damaged(store: ObjectStore, prefix: str, name: str) -> BackdropError:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from deploy.checks import evidence, judge
 from deploy.evaluate import passed
+from deploy.expansion import Expansions
 from deploy.specs import CHECKS
+from evaluation.bootstrap import Interval
+from evaluation.expansion import Comparison
 from training.presets.sections import EvaluateSection
 
 GOOD = {"wall_colour": 0.97, "floor_colour": 0.95, "floor_line": 0.9, "shadow_side": 0.85, "masked_l1": 0.07}
@@ -17,10 +20,15 @@ MEANS = {
 }
 PHOTOGRAPHS = {"photographs": 40.0, "answers": 160.0, "border_colour": 0.8, "different": 1.0, "identical": 1.0}
 PARITY: dict[str, float | str] = {"worst_relative_l2": 1e-6, "tolerance": 1e-4, "worst": "trunk at 1 × 64 × 64"}
+HALVED = Expansions(
+    iou=0.96,
+    means={"stage 1": 0.2, "teacher": 0.08},
+    stages=Comparison(0.2, 0.08, Interval(-0.12, -0.14, -0.1), pictures=256),
+)
 
 
-def failed(means=MEANS, identity=1.0, photographs=PHOTOGRAPHS, parity=PARITY, **section) -> set[str]:  # type: ignore[no-untyped-def]
-    checks = judge(means, identity, photographs, parity, EvaluateSection(**section))
+def failed(means=MEANS, identity=1.0, photographs=PHOTOGRAPHS, parity=PARITY, expansion=HALVED, **section) -> set[str]:  # type: ignore[no-untyped-def]
+    checks = judge(means, identity, photographs, parity, expansion, EvaluateSection(**section))
     assert tuple(check.name for check in checks) == CHECKS
     return {check.name for check in checks if not check.passed}
 
@@ -47,13 +55,13 @@ def test_every_baseline_must_be_beaten() -> None:
 
 
 def test_one_changed_product_pixel_fails_whatever_the_preset() -> None:
-    checks = judge(MEANS, 255 / 256, PHOTOGRAPHS, PARITY, EvaluateSection(enforce=False))
+    checks = judge(MEANS, 255 / 256, PHOTOGRAPHS, PARITY, HALVED, EvaluateSection(enforce=False))
     assert not passed(checks)
 
 
 def test_a_preset_that_does_not_enforce_only_warns() -> None:
     bad = {column: dict.fromkeys(values, 0.0) for column, values in MEANS.items()}
-    checks = judge(bad, 1.0, PHOTOGRAPHS, PARITY, EvaluateSection(enforce=False))
+    checks = judge(bad, 1.0, PHOTOGRAPHS, PARITY, HALVED, EvaluateSection(enforce=False))
     assert passed(checks)
     assert not all(check.passed for check in checks)
 
@@ -64,14 +72,22 @@ def test_photographs() -> None:
     assert failed(photographs=PHOTOGRAPHS | {"different": 0.98}) == {"photographs"}
 
 
+def test_expansion_warns_of_a_second_stage_that_did_not_halve_it_and_keeps_no_engine_back() -> None:
+    more = Expansions(0.96, HALVED.means, Comparison(0.2, 0.11, Interval(-0.09, -0.1, -0.08), 256))
+    unsure = Expansions(0.96, HALVED.means, Comparison(0.2, 0.08, Interval(-0.12, -0.3, 0.01), 256))
+    for expansion in (more, unsure, Expansions(iou=0.8, why="the segmenter's held-out IoU is 0.800, below 0.95")):
+        assert failed(expansion=expansion) == {"object_expansion"}
+        assert passed(judge(MEANS, 1.0, PHOTOGRAPHS, PARITY, expansion, EvaluateSection()))
+
+
 def test_an_inexact_engine_fails() -> None:
     assert failed(parity=PARITY | {"worst_relative_l2": 2e-4}) == {"engine_parity"}
 
 
 def test_nothing_measured_proves_nothing_and_blocks_nothing() -> None:
-    checks = judge({}, None, {"photographs": 0.0}, PARITY, EvaluateSection())
+    checks = judge({}, None, {"photographs": 0.0}, PARITY, Expansions(why="no pictures"), EvaluateSection())
     assert passed(checks)
-    assert sum(not check.passed for check in checks) == 7
+    assert sum(not check.passed for check in checks) == 8
 
 
 def test_evidence_reads_as_words() -> None:

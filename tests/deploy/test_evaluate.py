@@ -44,9 +44,12 @@ def evaluated(world: World) -> JobResult:
         dataset=world.dataset,
         engine=world.engine,
         teacher=world.teacher,
+        stage1=world.teacher,
         autoencoder=world.autoencoder,
         image_size=SIZE,
-        config=EvaluateSection(batch_size=3, teacher_steps=2, student_steps=2, photos=8, enforce=False),
+        config=EvaluateSection(
+            segmenter_steps=2, batch_size=3, teacher_steps=2, student_steps=2, photos=8, enforce=False
+        ),
         preset="tiny",
         delivery_results={"sample-tiny": "stages/filtered_shards/sample/abc/result.json"},
         stage_results={
@@ -72,6 +75,13 @@ def test_numbers_of_every_column(evaluated: JobResult) -> None:
     assert evaluated.data["metrics"]["photographs"]["photographs"] == 3
     assert evaluated.data["metrics"]["photographs"]["answers"] == 12
     assert evaluated.data["metrics"]["forwards"] == {"engine": 2, "teacher": 4}
+
+
+def test_a_segmenter_that_has_learned_nothing_is_not_believed(world: World, evaluated: JobResult) -> None:
+    expansion = evaluated.data["metrics"]["expansion"]
+    assert expansion["segmenter_iou"] < 0.95
+    assert expansion["means"] == {}
+    assert "Not measured: the segmenter" in world.store.get(evaluated.files["report"]).decode()
 
 
 def test_the_page_needs_nothing_beside_it(world: World, evaluated: JobResult) -> None:

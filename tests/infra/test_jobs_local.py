@@ -347,3 +347,11 @@ def test_where_the_warm_interpreter_is_gone_jobs_are_spawned(tmp_path: Path, sto
 
         assert dg.materialize([counted], instance=dg.DagsterInstance.ephemeral()).success
     assert len(starts(store)) == 1
+
+
+def test_a_job_may_compute_in_several_processes(state: Path, store: ObjectStore) -> None:
+    from fixture_room.specs import TeamSpec
+
+    result = launch(state, TeamSpec(store=store.uri, output="made/together", ranks=3), verb="team", key="together")
+    assert (result.data["rank"], result.data["ranks"]) == (0, 3)
+    assert not any(psutil.pid_exists(pid) for pid in result.data["pids"][1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from infra.settings import REPOSITORY
 from infra.shards import (
     COMMIT,
     FILTERED_COLUMNS,
+    Samples,
     Slice,
     Withdrawn,
     delete_slice,
@@ -32,7 +34,6 @@ from infra.shards import (
     read_slices,
     recorded_version,
     rewrite_slice,
-    streaming_dataset,
     withdraw_slice,
     withdraw_version,
     write_slice,
@@ -193,17 +194,100 @@ def test_arrays_survive(store: ObjectStore, tmp_path: Path) -> None:
     assert np.array_equal(found["latent"], latent)
 
 
-def test_streaming_covers_every_sample_in_an_order_of_the_seed(store: ObjectStore, tmp_path: Path) -> None:
-    pieces = [write(store, 30), write(store, 34, 100)]
-    orders = []
-    for seed in (1, 1, 2):
-        data = streaming_dataset(store, pieces, tmp_path, batch_size=8, shuffle=True, seed=seed)
-        orders.append([row["id"] for row in data])
-    assert len(orders[0]) == len(set(orders[0])) == 64
-    assert orders[0] == orders[1]
-    assert orders[0] != orders[2]
-    with pytest.raises(BackdropError, match="no sample"):
-        streaming_dataset(store, [write(store, 0)], tmp_path, 8, False, 0)
+@pytest.mark.parametrize("kind", ["store", "s3_store"])
+def test_samples_are_read_in_any_order(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    store: ObjectStore = request.getfixturevalue(kind)
+    pieces = [write(store, 30), write(store, 0, 70), write(store, 34, 100)]
+    samples = Samples(store, pieces, tmp_path)
+    every = list(read_slices(store, pieces, tmp_path / "other"))
+    order = np.random.default_rng(0).permutation(64)
+    assert samples.read(order) == [every[k] for k in order]
+    assert samples.read(np.array([31, 2]), ["id"]) == [{"id": every[31]["id"]}, {"id": every[2]["id"]}]
+    assert samples.shards() == [(pieces[0], 30), (pieces[2], 34)]
+    assert len(samples) == 64
+
+
+def test_samples_are_those_that_streaming_reads(store: ObjectStore, tmp_path: Path, monkeypatch: Any) -> None:
+    """Contract with mosaicml-streaming: its reader and ours see the same in a shard, whatever the encodings."""
+    from infra._compat.streaming import LocalDataset
+    from infra.shards import slices
+
+    monkeypatch.setattr(slices, "_SHARD_BYTES", 4096)  # several shards
+    columns = {
+        **FILTERED_COLUMNS,
+        "fixed": "ndarray:float16:2,3",
+        "free": "ndarray:float32",
+        "real": "float64",
+        "small": "uint8",
+    }
+    extra = [
+        {
+            **row,
+            "fixed": np.full((2, 3), k, np.float16),
+            "free": np.full((1, k + 1), k, np.float32),
+            "real": k / 7,
+            "small": k,
+            "height": -k,
+        }
+        for k, row in enumerate(rows(40))
+    ]
+    piece = write_slice(store, "mixed", columns, extra, {})
+    theirs = LocalDataset(str(local_slice(store, piece, tmp_path)))
+    assert len(theirs.shards) > 1
+    ours = Samples(store, [piece], tmp_path).read(np.arange(40))
+    for k, (mine, other) in enumerate(zip(ours, read_slices(store, [piece], tmp_path), strict=True)):
+        for found in (mine, other):
+            assert found.keys() == theirs[k].keys() == columns.keys()
+            for name, value in theirs[k].items():
+                assert np.array_equal(found[name], value)
+                assert np.asarray(found[name]).dtype == np.asarray(value).dtype
+
+
+@pytest.mark.parametrize("kind", ["store", "s3_store"])
+@pytest.mark.parametrize("harm", ["missing", "altered", "cut"])
+def test_a_missing_or_altered_shard_is_named(
+    kind: str, harm: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    store: ObjectStore = request.getfixturevalue(kind)
+    piece, other = write(store), write(store, 5, 100)
+    samples = Samples(store, [other, piece], tmp_path)
+    key = next(key for key in store.list(piece.prefix) if key.endswith(".mds"))
+    data = store.get(key)
+    store.delete(key)
+    if harm != "missing":
+        store.put(key, data[:-1] if harm == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
+    assert len(samples.read(np.arange(5))) == 5
+    name = key.rsplit("/", 1)[1]
+    for read in (lambda: samples.read(np.arange(8)), lambda: list(read_slices(store, [piece], tmp_path / "new"))):
+        with pytest.raises(BackdropError, match=f"{name} of the slice {piece.prefix} in .* is missing or was changed"):
+            read()
+
+
+def test_a_slice_that_is_withdrawn_while_it_is_open_is_refused(store: ObjectStore, tmp_path: Path) -> None:
+    piece, unread = write(store), write(store, 5, 100)
+    samples = Samples(store, [piece, unread], tmp_path)
+    first = np.arange(20)
+    samples.read(first)
+    samples.refuse_withdrawn(first)
+    withdraw_slice(store, piece, "takedown 1: asked to")
+    for _ in range(2):  # its shard is there still, and open: it can be read, and must not be used
+        with pytest.raises(Withdrawn, match="takedown 1"):
+            samples.refuse_withdrawn(first)
+    withdraw_slice(store, unread, "takedown 2: asked to")
+    delete_slice(store, unread)
+    with pytest.raises(Withdrawn, match="takedown 2"):
+        samples.read(np.array([22]))
+
+
+def test_a_slice_that_is_erased_from_the_cache_is_asked_about(s3_store: ObjectStore, tmp_path: Path) -> None:
+    piece = write(s3_store)
+    samples = Samples(s3_store, [piece], tmp_path)
+    samples.read(np.arange(20))
+    shutil.rmtree(tmp_path / piece.id)
+    samples.refuse_withdrawn(np.arange(20))  # it is whole in the store
+    withdraw_slice(s3_store, piece, "takedown 1: asked to")
+    with pytest.raises(Withdrawn, match="takedown 1"):
+        samples.refuse_withdrawn(np.arange(20))
 
 
 def test_a_rewritten_slice_has_the_bytes_of_packing_what_is_left(store: ObjectStore, tmp_path: Path) -> None:
@@ -247,7 +331,7 @@ def test_what_is_withdrawn_is_refused_with_the_reason(
         lambda: load_slice(store, piece.prefix),
         lambda: local_slice(store, piece, tmp_path),
         lambda: list(read_slices(store, [other, piece], tmp_path)),
-        lambda: streaming_dataset(store, [other, piece], tmp_path, 4, False, 0),
+        lambda: Samples(store, [other, piece], tmp_path),
         lambda: write(store),
         lambda: make_version(store, [piece]),
     ]

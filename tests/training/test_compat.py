@@ -51,3 +51,16 @@ def test_a_hidden_package_looks_absent_and_comes_back() -> None:
     assert find_spec("wave") is not None  # what somebody kept is honest afterwards
     assert importlib.metadata.version("pyyaml")
     assert importlib.import_module("wave")
+
+
+def test_composer_takes_its_mesh_and_its_folder_from_our_sharding() -> None:
+    """Its own class shards over all ranks only, and writes sharded checkpoints into a folder of its own naming."""
+    from training._compat.composer import Sharding  # before Composer itself, which it imports lean
+
+    FSDP2Config = Sharding.__base__
+    nodes, plain = Sharding(4, "sharded"), Sharding(1, "full")
+    assert FSDP2Config.__module__ == "composer.utils.parallelism"
+    assert (nodes.data_parallel_replicate_degree, plain.data_parallel_replicate_degree) == (4, None)
+    assert (nodes.state_dict_type, plain.state_dict_type) == ("sharded", "full")
+    assert nodes.sharded_ckpt_prefix_dir == "."
+    assert FSDP2Config.data_parallel_replicate_degree.fget(nodes) is None  # why it is overridden

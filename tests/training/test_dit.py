@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.models.dit import DiT, DiTConfig, as_flow_map, patchify, unpatchify
+from training.models import fused
+from training.models.dit import DiT, DiTConfig, Route, Tap, as_flow_map, patchify, rotate, rotations, unpatchify
 
 CONFIG = DiTConfig(latent_channels=4, width=32, depth=2, heads=2, text_width=16)
+CONFIG_3 = DiTConfig(latent_channels=4, width=32, depth=3, heads=2, text_width=16)
 
 
 def awake(config: DiTConfig = CONFIG) -> DiT:
@@ -96,3 +98,69 @@ def test_patches_are_put_back_where_they_were() -> None:
 def test_impossible_shapes_are_refused_with_their_numbers(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         DiTConfig(**wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_own_backward_of_attention_is_that_of_the_plain_formula(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, given = awake(), inputs()
+    weight = torch.linspace(-1, 1, given["z"].numel()).view_as(given["z"])
+
+    def gradients() -> list[Tensor]:
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = model(**given)
+        (out.float() * weight).sum().backward()
+        return [out.detach().float()] + [p.grad for p in model.parameters() if p.grad is not None]
+
+    ours = gradients()
+    monkeypatch.setattr(fused, "applies", lambda x: False)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.05
+    for own, plain in zip(ours, gradients(), strict=True):
+        assert (own - plain).norm() <= tolerance * plain.norm()
+
+
+def test_positions_depend_on_distance_alone() -> None:
+    x = torch.randn(1, 1, 1, 8).expand(1, 12, 1, 8)  # the same vector at each place of a 3 by 4 grid
+    turned = rotate(x, rotations(3, 4, 8, x))[0, :, 0]
+    products = turned @ turned.T
+    torch.testing.assert_close(products[0, 5], products[1, 6])  # one row down, one column on
+    torch.testing.assert_close(products[0, 5], products[6, 11])
+    assert not torch.isclose(products[0, 1], products[0, 4])  # a column on is not a row down
+
+
+def test_a_route_that_keeps_every_token_changes_nothing() -> None:
+    model, given = awake(CONFIG_3), inputs()
+    everyone = torch.stack([torch.randperm(6) for _ in range(3)])
+    torch.testing.assert_close(model(**given, route=Route(0, 2, everyone)), model(**given), atol=1e-4, rtol=1e-4)
+
+
+def test_tokens_off_the_route_pass_its_blocks_untouched() -> None:
+    model, given = awake(CONFIG_3), inputs()
+    before, inside, after = Tap(0), Tap(1), Tap(2)
+    kept = torch.tensor([[5, 0], [1, 2], [3, 4]])
+    seen = []
+    model.blocks[2].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    for tap in (before, inside, after):
+        seen.clear()
+        model(**given, route=Route(1, 2, kept), tap=tap)
+    assert before.hidden is not None
+    assert inside.hidden is not None
+    assert after.hidden is not None
+    assert inside.hidden.shape == (3, 2, CONFIG_3.width)
+    assert after.hidden.shape == (3, 6, CONFIG_3.width)
+    for row in range(3):
+        away = [n for n in range(6) if n not in kept[row].tolist()]
+        assert torch.equal(seen[0][row, away], before.hidden[row, away])
+        assert torch.equal(seen[0][row, kept[row]], inside.hidden[row])
+
+
+def test_a_tap_changes_nothing() -> None:
+    model, given = awake(), inputs()
+    assert torch.equal(model(**given, tap=Tap(0)), model(**given))
+
+
+def test_a_route_beyond_the_last_block_is_refused_with_its_numbers() -> None:
+    with pytest.raises(ValueError, match="from block 1 to 2 does not fit 2 blocks"):
+        awake()(**inputs(), route=Route(1, 2, torch.zeros(3, 1, dtype=torch.long)))

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
+from infra.errors import BackdropError
 from training import masks
 from training.editing import complete, composite, noise, to_float, to_uint8
 
@@ -15,6 +17,7 @@ class PlainParts:
 
     def __init__(self) -> None:
         self.calls: list[dict[str, np.ndarray]] = []
+        self.embedded: list[list[str]] = []
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         return images[:, :, ::4, ::4].astype(np.float32)
@@ -28,6 +31,7 @@ class PlainParts:
         return latent.repeat(4, 2).repeat(4, 3)
 
     def embed(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        self.embedded.append(list(captions))
         return np.ones((len(captions), 3, 2), np.float16), np.full(len(captions), 2, np.uint8)
 
 
@@ -70,6 +74,62 @@ def test_a_student_takes_one_forward_a_step_with_guidance_as_an_input() -> None:
     assert np.array_equal(parts.calls[0]["guidance"], np.full(3, 3.0, np.float32))
 
 
+def test_a_teacher_s_steps_lead_from_noise_to_data_in_any_number_and_with_any_shift() -> None:
+    images, product, captions = scene()
+    for steps, shift in ((1, 1.0), (3, 1.0), (8, 1.0), (5, 3.0)):
+        parts = PlainParts()  # its velocity is that of a straight line, so every Euler step lies on it
+        out = complete(
+            parts, images, product, captions, steps=steps, guidance=1.0, seeds=range(3), student=False, shift=shift
+        )
+        kept = np.where(parts.calls[0]["mask"] == 0, parts.calls[0]["masked"], 0)
+        assert np.abs(out.transpose(0, 3, 1, 2)[:, :, ::4, ::4] - to_uint8(kept)).max() <= 1
+    assert parts.calls[1]["t"][0] == np.float32(3 * 0.8 / (1 + 2 * 0.8))
+
+
+def test_a_negative_text_takes_the_place_of_no_text() -> None:
+    images, product, captions = scene()
+    parts = PlainParts()
+    complete(
+        parts,
+        images,
+        product,
+        captions,
+        steps=1,
+        guidance=2.0,
+        seeds=range(3),
+        student=False,
+        negative=["blurred"] * 3,
+    )
+    conditional, away = parts.calls
+    assert parts.embedded == [captions, ["blurred"] * 3]
+    assert away["text_length"].all()
+    assert np.array_equal(conditional["mask"], away["mask"])
+    with pytest.raises(BackdropError, match="student"):
+        complete(parts, images, product, captions, steps=1, guidance=2.0, seeds=[0], student=True, negative=captions)
+
+
+def test_a_negative_text_pushes_the_velocity_away_from_its_own() -> None:
+    images, product, captions = scene()
+    near, far = (np.float32(value) for value in (0.1, 0.3))
+
+    class TwoTexts(PlainParts):
+        def velocity(self, z, t, masked, mask, text, text_length, step=None, guidance=None):  # type: ignore[no-untyped-def]
+            return np.full_like(z, near if text[0, 0, 0] == 1 else far)
+
+        def embed(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+            return np.full((3, 1, 1), 2 if "blurred" in captions else 1, np.float16), np.ones(3, np.uint8)
+
+        def decode(self, latent: np.ndarray) -> np.ndarray:
+            self.latent = latent
+            return super().decode(latent)
+
+    parts = TwoTexts()
+    given = {"steps": 1, "guidance": 3.0, "seeds": range(3), "student": False, "negative": ["blurred"] * 3}
+    complete(parts, images, product, captions, **given)  # type: ignore[arg-type]
+    v = noise(range(3), parts.latent.shape[1:]) - parts.latent
+    np.testing.assert_allclose(v, 3 * near - 2 * far, atol=1e-6)
+
+
 def test_the_engine_sees_the_product_and_a_grey_hole_only() -> None:
     images, product, captions = scene()
     parts = PlainParts()
@@ -97,18 +157,3 @@ def test_noise_is_a_function_of_the_row_s_seed_alone() -> None:
 def test_pixels_survive_the_round_trip() -> None:
     values = np.arange(256, dtype=np.uint8)
     assert np.array_equal(to_uint8(to_float(values)), values)
-
-
-def test_random_masks_are_binary_and_leave_and_take_something() -> None:
-    rng = np.random.default_rng(0)
-    drawn = np.stack([masks.random_mask(rng, 32) for _ in range(200)])
-    assert set(np.unique(drawn)) == {0.0, 1.0}
-    share = drawn.mean((1, 2))
-    assert 0.01 < share.min() < 0.3
-    assert 0.5 < share.max() < 1.0
-
-
-def test_cells_hold_the_share_to_generate() -> None:
-    hole = np.zeros((8, 8), np.float32)
-    hole[:4, :2] = 1
-    assert masks.to_cells(hole, 4).tolist() == [[0.5, 0.0], [0.0, 0.0]]

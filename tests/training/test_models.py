@@ -1,4 +1,4 @@
-"""Autoencoder, adapters, averages, and models as bundles."""
+"""Averages, and models as bundles."""
 
 import copy
 from pathlib import Path
@@ -10,87 +10,14 @@ from torch import nn
 from infra.errors import BackdropError
 from infra.object_store import open_store
 from training.ema import Ema
-from training.models.autoencoder import Autoencoder, AutoencoderConfig, reconstruction_loss
+from training.models.autoencoder import Autoencoder, AutoencoderConfig
 from training.models.dit import DiT, DiTConfig
 from training.models.io import load_model, save_model
-from training.models.lora import LoRALinear, add_lora, merge_lora, unmerge_lora
-
-
-@pytest.mark.parametrize("factor", [4, 8, 16])
-def test_latents_have_the_side_over_the_factor(factor: int) -> None:
-    model = Autoencoder(AutoencoderConfig(factor=factor, latent_channels=5, width=8, depth=1))
-    images = torch.rand(2, 3, 32, 48) * 2 - 1
-    latent = model.encode(images)
-    assert latent.shape == (2, 5, 32 // factor, 48 // factor)
-    assert model.decode(latent).shape == images.shape
-
-
-def test_latents_are_normalised_and_decoding_undoes_it() -> None:
-    torch.manual_seed(0)
-    model = Autoencoder(AutoencoderConfig(width=8, depth=1))
-    images = torch.rand(16, 3, 32, 32) * 2 - 1
-    with torch.no_grad():
-        raw = model.moments(images)[0]
-        before = model.up(raw)
-        model.normalise(raw)
-        latent = model.encode(images)
-        torch.testing.assert_close(latent.std((0, 2, 3)), torch.ones(8))
-        torch.testing.assert_close(model.decode(latent), before, atol=1e-5, rtol=1e-4)
-
-
-def test_the_autoencoder_learns_a_flat_picture() -> None:
-    torch.manual_seed(0)
-    model = Autoencoder(AutoencoderConfig(width=8, depth=1))
-    images = torch.full((4, 3, 16, 16), 0.5)
-    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
-    losses = []
-    for _ in range(40):
-        terms = reconstruction_loss(model, images, torch.zeros(4, 8, 2, 2), 1e-6, 0.5)
-        terms["loss"].backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        losses.append(terms["loss"].item())
-    assert losses[-1] < 0.3 * losses[0]
 
 
 def small() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Sequential(nn.Linear(8, 4)))
-
-
-def adapted() -> nn.Module:
-    model = small()
-    assert add_lora(model, rank=2, scale=0.5) == ["0", "2.0"]
-    for module in model.modules():
-        if isinstance(module, LoRALinear):
-            nn.init.normal_(module.b)
-    return model
-
-
-def test_adapters_change_nothing_at_first_and_alone_are_trained() -> None:
-    model, x = small(), torch.randn(5, 6)
-    before = model(x)
-    add_lora(model, rank=2)
-    assert torch.equal(model(x), before)
-    assert {name.rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad} == {"a", "b"}
-
-
-def test_merging_keeps_the_function_and_restores_the_plain_layers() -> None:
-    model, x = adapted(), torch.randn(5, 6)
-    before = model(x)
-    merge_lora(model)
-    torch.testing.assert_close(model(x), before)
-    assert set(model.state_dict()) == set(small().state_dict())
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-def test_unmerging_is_exact() -> None:
-    model, original = adapted(), small()
-    before = merge_lora(model)
-    assert not torch.equal(model.get_parameter("0.weight"), original.get_parameter("0.weight"))
-    unmerge_lora(model, before)
-    for name, value in original.state_dict().items():
-        assert torch.equal(model.state_dict()[name], value)
 
 
 def test_the_average_moves_towards_the_model_and_decay_0_equals_it() -> None:

@@ -42,7 +42,7 @@ def test_overrides_are_merged_key_by_key(tmp_path: Path) -> None:
     [
         ("pretrain: {stpes: 7}", "'pretrain.stpes'. Did you mean 'steps'"),
         ("pretain: {steps: 7}", "'pretain'. Did you mean 'pretrain'"),
-        ("finetune: {product_masks: {ranks: 3}}", "Did you mean 'rank'"),
+        ("finetune: {product_masks: {rankk: 3}}", "Did you mean 'rank'"),
         ("pretrain: {steps: many}", "'pretrain.steps'"),
         ("pretrain: {steps: 0}", "greater than or equal to 1"),
         ("pretrain: [", "not valid YAML"),

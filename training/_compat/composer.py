@@ -58,8 +58,39 @@ try:
         importlib.import_module("composer.algorithms")  # the Trainer imports it when it is built
         from composer import Callback, ComposerModel, Logger, State, Trainer
         from composer.utils.checkpoint import save_checkpoint
+        from composer.utils.dist import initialize_dist
+        from composer.utils.parallelism import FSDP2Config
 finally:
     if not hasattr(_stub, "__file__"):
         del sys.modules["mcli"]
 
-__all__ = ["Callback", "ComposerModel", "Logger", "State", "Trainer", "save_checkpoint"]
+
+class Sharding(FSDP2Config):
+    """FSDP2 over all ranks, or (HSDP) `copies` times over as many groups of them.
+
+    Composer builds the mesh from this property, which its own class answers for one group only.
+    """
+
+    def __init__(self, copies: int, state_dict_type: str) -> None:
+        self._copies = copies
+        super().__init__(state_dict_type=state_dict_type)
+
+    @property
+    def data_parallel_replicate_degree(self) -> int | None:
+        return self._copies if self._copies > 1 else None
+
+    @property
+    def sharded_ckpt_prefix_dir(self) -> str:
+        return "."  # the folder that is given, not one of its own inside
+
+
+__all__ = [
+    "Callback",
+    "ComposerModel",
+    "Logger",
+    "Sharding",
+    "State",
+    "Trainer",
+    "initialize_dist",
+    "save_checkpoint",
+]

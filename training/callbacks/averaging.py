@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from training import sharding
 from training._compat.composer import Callback, Logger, State
 from training.ema import Ema
 
 
 class Averaging(Callback):
-    def __init__(self, ema: Ema[Any]) -> None:
-        self.ema = ema
+    """`whole`: sharded weights are gathered for a checkpoint that is one file."""
+
+    def __init__(self, ema: Ema[Any], whole: bool) -> None:
+        self.ema, self.whole = ema, whole
+
+    def before_load(self, state: State, logger: Logger) -> None:
+        sharding.mirror(self.ema.model, self.ema.module)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         self.ema.update()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.ema.updates, "weights": self.ema.module.state_dict()}
+        weights = self.ema.module.state_dict()
+        return {"updates": self.ema.updates, "weights": sharding.gathered(weights) if self.whole else weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.ema.updates = state["updates"]
-        self.ema.module.load_state_dict(state["weights"])
+        sharding.load(self.ema.module, state["weights"])

@@ -16,23 +16,29 @@ from infra.errors import BackdropError
 from infra.files import canonical_json
 from infra.object_store import ObjectStore
 from training.models.autoencoder import Autoencoder, AutoencoderConfig
+from training.models.decoder import MaskedDecoder, MaskedDecoderConfig
+from training.models.diffusers_vae import DiffusersAutoencoder, DiffusersConfig
 from training.models.dit import DiT, DiTConfig
 
 KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "autoencoder": (Autoencoder, AutoencoderConfig),
+    "diffusers_autoencoder": (DiffusersAutoencoder, DiffusersConfig),
+    "masked_decoder": (MaskedDecoder, MaskedDecoderConfig),
     "dit": (DiT, DiTConfig),
 }
 
 
-def save_model(store: ObjectStore, prefix: str, kind: str, model: Autoencoder | DiT, meta: Mapping[str, Any]) -> str:
-    """Write `model` below `prefix` and return the bundle's id. `kind` is 'autoencoder' or 'dit'."""
+def save_model(
+    store: ObjectStore, prefix: str, kind: str, model: Autoencoder | MaskedDecoder | DiT, meta: Mapping[str, Any]
+) -> str:
+    """Write `model` below `prefix` and return the bundle's id. `kind` is one of `KINDS`."""
     weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     files = {"model.safetensors": save_tensors(weights), "config.json": canonical_json(asdict(model.config))}
     return write_bundle(store, prefix, kind, files, dict(meta))
 
 
 def load_model(store: ObjectStore, bundle_id: str) -> Any:
-    """The Autoencoder or DiT of a bundle, verified by hash, in evaluation mode."""
+    """The model of a bundle, verified by hash, in evaluation mode."""
     bundle = open_bundle(store, bundle_id)
     if bundle.kind not in KINDS:
         raise BackdropError(

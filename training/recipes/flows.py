@@ -1,4 +1,4 @@
-"""What the recipes on latents share: their data, their loss, their sample grid and their result."""
+"""What the recipes on latents share: their data, their sample grid and their result."""
 
 from __future__ import annotations
 
@@ -8,54 +8,71 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from infra.errors import BackdropError
 from infra.jobs.program import JobContext
 from infra.jobs.spec import JobResult
 from infra.object_store import ObjectStore
-from infra.shards import Slice
-from training import flow, pictures
-from training.batches import Batch, choose, latent_loader
-from training.composer_model import Loss
+from training import pictures
+from training.batches import Loader, listed_loader
+from training.callbacks.held_out import HeldOut
+from training.completion import held_out_errors
 from training.editing import complete, composite
+from training.flow import resolution_shift
 from training.models.dit import DiT
 from training.models.io import load_model, save_model
 from training.parts import TorchParts
-from training.precision import autocast, fast_dtype
-from training.presets.sections import FlowSection
+from training.precision import fast_dtype
+from training.presets.sections import CompletionSection, FlowSection
 from training.recipes.fit import Draw, Fit, forget_checkpoints
 from training.specs import FlowSpec
 
 TEACHER_STEPS, GUIDANCE = 8, 2.0
 GREY = 128
+HELD_OUT = 256
+"""Samples that the loss is measured on while a recipe trains, at most."""
 
 
 class Latents:
-    """A `latents` listing, opened: slices to learn from and examples to draw."""
+    """A `latents` listing, opened: batches to learn from, others to be measured on, and examples to draw."""
 
     def __init__(self, spec: FlowSpec, job: JobContext[Any]) -> None:
-        listing = json.loads(job.store.get(spec.latents))
-        if listing["autoencoder"] != spec.autoencoder:
+        self.listing = json.loads(job.store.get(spec.latents))
+        if self.listing["autoencoder"] != spec.autoencoder:
             raise BackdropError(
-                f"The latents {spec.latents} were made by autoencoder {listing['autoencoder'][:12]}, "
+                f"The latents {spec.latents} were made by autoencoder {self.listing['autoencoder'][:12]}, "
                 f"not by {spec.autoencoder[:12]}.",
                 "Materialise latent_shards again.",
             )
         self.job, self.spec = job, spec
-        self.slices = [Slice(**piece) for piece in listing["slices"]]
-        with np.load(io.BytesIO(job.store.get(listing["examples"])), allow_pickle=False) as arrays:
+        self.autoencoder = load_model(job.store, spec.autoencoder)
+        self.jittered = int(self.listing["section"]["jittered_masks"])
+        with np.load(io.BytesIO(job.store.get(self.listing["examples"])), allow_pickle=False) as arrays:
             self.examples = {name: arrays[name] for name in arrays.files}
 
-    def loader(self, batch_size: int, seed: int) -> Any:
-        return latent_loader(self.job.store, self.slices, self.job.folder / "cache", batch_size, seed)
+    def loader(self, batch_size: int, seed: int, split: str = "slices") -> Loader:
+        cache, encoder = self.job.folder / "cache", self.spec.text_encoder
+        return listed_loader(self.job.store, self.listing, cache, batch_size, seed, encoder, split)
+
+    def held_out(self, section: CompletionSection, product_share: float, empty_share: float) -> HeldOut | None:
+        """What measures the loss on held-out samples; None where that is not asked for, or there are none."""
+        if not section.held_out_every or not self.listing["holdout"]:
+            return None
+        loader = self.loader(HELD_OUT, self.spec.seed, "holdout")
+        try:
+            return held_out_errors(section, product_share, empty_share, next(iter(loader)))
+        finally:
+            loader.close()
+
+    @property
+    def channels(self) -> int:
+        return int(self.autoencoder.config.latent_channels)
 
     @property
     def text_width(self) -> int:
         return int(self.examples["text"].shape[-1])
 
-    def draw(self, steps: int = TEACHER_STEPS, guidance: float = GUIDANCE) -> Draw:
+    def draw(self, section: FlowSection, steps: int = TEACHER_STEPS, guidance: float = GUIDANCE) -> Draw:
         """draw(DiT) → a grid: masked input, generated, composite, truth."""
         examples = self.examples
         captions = [str(caption) for caption in examples["captions"]]
@@ -65,11 +82,12 @@ class Latents:
             index = [rows[caption] for caption in wanted]
             return examples["text"][index], examples["text_length"][index]
 
-        autoencoder = load_model(self.job.store, self.spec.autoencoder)
         images, product = examples["images"], examples["product"]
+        cells = (self.spec.image_size // self.autoencoder.config.factor) ** 2
 
         def grid(model: DiT) -> bytes:
-            parts = TorchParts(autoencoder, model.eval(), embed, self.spec.image_size, fast_dtype())
+            fast = fast_dtype(next(model.parameters()).device.type)
+            parts = TorchParts(self.autoencoder, model.eval(), embed, self.spec.image_size, fast)
             generated = complete(
                 parts,
                 images,
@@ -79,6 +97,7 @@ class Latents:
                 guidance=guidance,
                 seeds=range(len(images)),
                 student=model.config.flow_map,
+                shift=1.0 if model.config.flow_map else resolution_shift(cells, section.shift_base),
             )
             masked = composite(images, np.full_like(images, GREY), product)
             columns = (masked, generated, composite(images, generated, product), images)
@@ -86,24 +105,6 @@ class Latents:
             return pictures.sample_grid(list(zip(*columns, strict=True)), titles, captions)
 
         return Draw(grid, [str(image_id) for image_id in examples["ids"]])
-
-
-def completion_loss(section: FlowSection, product_share: float, empty_share: float) -> Loss:
-    """Flow matching with mask and text conditions, the error weighted towards the hole."""
-
-    def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        chosen = choose(batch, product_share, empty_share, section.text_dropout, generator)
-        x, mask = chosen["latent"], chosen["mask"]
-        noise = torch.randn(x.shape, generator=generator)
-        t = flow.logit_normal_times(len(x), section.time_mean, section.time_std, generator)
-        with autocast(fast_dtype()):
-            predicted = model(
-                flow.interpolate(x, noise, t), t, chosen["masked"], mask, chosen["text"], chosen["text_length"]
-            )
-        error = flow.weighted_error(predicted.float(), flow.velocity(x, noise), mask, section.hole_weight)
-        return {"loss": error.mean()}
-
-    return loss
 
 
 def result_of(
@@ -117,7 +118,7 @@ def result_of(
     for name, stage in stages.items():
         prefix = f"{name}_" if len(stages) > 1 else ""
         metadata.update({f"{prefix}{key}": value for key, value in stage.metadata.items()})
-    names = [name for name in ("loss", "anchor", "split") if curve and name in curve[0]]
+    names = [name for name in ("loss", "alignment", "anchor", "split") if curve and name in curve[0]]
     result = JobResult(
         metadata=metadata,
         files={"curve": job.put_json("curve", curve)},

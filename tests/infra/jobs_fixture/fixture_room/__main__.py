@@ -6,6 +6,7 @@ from infra.jobs.program import Verb, main
 
 VERBS = {
     "count": Verb("fixture_room.specs:CountSpec", "fixture_room.verbs:count", "Count steps, with a save."),
+    "team": Verb("fixture_room.specs:TeamSpec", "fixture_room.verbs:team", "Compute in several processes."),
     "fail": Verb("fixture_room.specs:FailSpec", "fixture_room.verbs:fail", "End badly, in a chosen way."),
 }
 

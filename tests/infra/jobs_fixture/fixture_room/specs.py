@@ -25,3 +25,15 @@ class FailSpec(JobSpec):
         "hangs at exit",
         "service",
     ]
+
+
+class TeamSpec(JobSpec):
+    """Ranks that wait for each other; `dies` ends badly, all others wait for `pause_s`."""
+
+    ranks: int
+    pause_s: float = 0.0
+    dies: int | None = None
+
+    @property
+    def processes(self) -> int:
+        return self.ranks

@@ -9,9 +9,10 @@ import sys
 import tempfile
 import time
 
-from fixture_room.specs import CountSpec, FailSpec
+from fixture_room.specs import CountSpec, FailSpec, TeamSpec
 from infra.errors import BackdropError, ServiceError
 from infra.jobs.program import JobContext, Preempted
+from infra.jobs.ranks import place
 from infra.jobs.spec import Check, JobResult
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -46,6 +47,26 @@ def count(spec: CountSpec, job: JobContext) -> JobResult:
         files={"numbers": job.put_json("numbers", list(range(spec.steps)))},
         checks=[Check(name="counted", passed=True)],
     )
+
+
+def team(spec: TeamSpec, job: JobContext) -> JobResult:
+    """Each rank leaves its pid in the folder, waits for the others' and writes to the store."""
+    here = place()
+    (job.folder / f"rank-{here.rank}").write_text(str(os.getpid()))
+    pids: list[str] = []
+    while len(pids) < spec.ranks or not all(pids):
+        pids = [path.read_text() for path in sorted(job.folder.glob("rank-*"))]
+        time.sleep(0.01)
+    if here.rank == spec.dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if spec.dies is not None:
+        time.sleep(0.5)
+        raise RuntimeError("Connection closed by peer")  # as a collective says it
+    job.store.put(f"{job.output}/written", str(here.rank).encode())
+    job.log.info("rank %s of %s", here.rank, here.ranks)
+    time.sleep(spec.pause_s)
+    own = job.store.get(f"{job.output}/written").decode()
+    return JobResult(data={"rank": here.rank, "ranks": here.ranks, "own": own, "pids": [int(pid) for pid in pids]})
 
 
 def fail(spec: FailSpec, job: JobContext) -> JobResult:

@@ -1,0 +1,38 @@
+"""personalized_model[subject]: one product, person or pet taught to the foundation model from a few photographs."""
+
+import dagster as dg
+
+from assets.line import Line
+from assets.stage import StageConfig
+from assets.training_job import launch_recipe
+
+subjects = dg.DynamicPartitionsDefinition(name="subjects")
+
+
+@dg.asset(
+    partitions_def=subjects,
+    deps=["training_set", "autoencoder", "pretrained_dit"],
+    group_name="personal",
+    kinds={"pytorch", "mlflow"},
+    owners=["team:models"],
+)
+def personalized_model(
+    context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
+) -> dg.MaterializeResult:
+    """DreamBooth, LoRA or textual inversion, as `personalise.method` says. `backdrop personalise` records the subject;
+    only what was learned is kept, beside the id of the base."""
+    from training.personalise.subject import read_subject
+    from training.specs import PersonaliseSpec
+
+    subject = read_subject(line.store, context.partition_key)
+    return launch_recipe(
+        context,
+        line,
+        config,
+        asset="personalized_model",
+        verb="personalise",
+        section="personalise",
+        spec=PersonaliseSpec,
+        upstream={"autoencoder": ("autoencoder", "model"), "pretrained_dit": ("base", "model")},
+        extra={"subject": subject.name, "word": subject.word, "photographs": subject.photographs},
+    )

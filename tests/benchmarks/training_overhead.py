@@ -1,0 +1,109 @@
+"""What a step costs beside its forward and backward: optimiser, average, callbacks and logging, at DiT-B/2's size.
+
+The same loss, in the number format that the recipes choose, runs inside `fit`, which times its steps, and alone; both
+take the best step of several.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from infra.jobs.channel import SilentChannel
+from infra.jobs.program import JobContext
+from infra.jobs.spec import JobSpec
+from infra.object_store import DirectoryStore
+from tests.benchmarks.promise import Promise
+from training.composer_model import Batch
+from training.draws import Draws
+from training.ema import Ema
+from training.models.dit import DiT, DiTConfig
+from training.precision import autocast, fast_dtype
+from training.presets.sections import OptimiserSection
+from training.recipes.fit import fit
+
+BATCH, WORDS, CHANNELS, SIDE, TEXT = 8, 16, 4, 32, 384
+STEPS = int(os.environ.get("BENCH_STEPS", "8"))
+
+
+class OneBatch:
+    """A loader that gives the same batch again and again: waiting for data is no part of this figure."""
+
+    batch_size = BATCH
+    dropped: Mapping[str, int] = {}
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.batch = {
+            "latent": torch.randn(BATCH, CHANNELS, SIDE, SIDE, generator=generator),
+            "text": torch.randn(BATCH, WORDS, TEXT, generator=generator),
+        }
+
+    def at(self, start: int, rank: int = 0, ranks: int = 1) -> OneBatch:
+        return self
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            yield self.batch
+
+    def ids(self, batch: Batch) -> Sequence[str]:
+        return [str(row) for row in range(BATCH)]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Steps:
+    """A loss that notes when each of its forwards begins."""
+
+    def __init__(self) -> None:
+        self.began: list[float] = []
+
+    def __call__(self, model: nn.Module, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        self.began.append(time.perf_counter())
+        x = batch["latent"]
+        length = torch.full((len(x),), WORDS)
+        t = torch.linspace(0.1, 0.9, len(x))
+        with autocast(fast_dtype()):
+            out = model(x, t, x, torch.ones_like(x[:, :1]), batch["text"], length)
+        return {"loss": (out.float() - x).square().mean()}
+
+
+def promises() -> Iterator[Promise]:
+    torch.manual_seed(0)
+    model = DiT(DiTConfig(CHANNELS, 768, 12, 12, 2, 4.0, TEXT))
+    loader, steps = OneBatch(), Steps()
+    alone = []
+    for _ in range(STEPS):
+        model.zero_grad(set_to_none=True)
+        began = time.perf_counter()
+        steps(model, loader.batch, Draws.of(loader.batch, 0, 0))["loss"].backward()
+        alone.append(time.perf_counter() - began)
+    steps.began.clear()
+    folder = Path(tempfile.mkdtemp(prefix="backdrop-overhead-"))
+    try:
+        section = OptimiserSection(
+            steps=STEPS, batch_size=BATCH, warmup=0, ema=0.99, log_every=1, save_seconds=1e9, device="cpu"
+        )
+        fit(job_in(folder), "overhead", Ema(model, section.ema), steps, loader, section, seed=0)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    marks = steps.began[-STEPS:]  # before them, `fit` counted the loss's operations once
+    whole = min(after - before for before, after in pairwise(marks))
+    print(f"forward and backward {min(alone):.2f} s, whole step in the loop {whole:.2f} s", flush=True)
+    yield Promise("optimiser, average, callbacks, logging, of a step", 1 - min(alone) / whole, 0.04, at_least=False)
+
+
+def job_in(folder: Path) -> JobContext[Any]:
+    store = DirectoryStore(folder / "store")
+    (folder / "save").mkdir()
+    return JobContext(JobSpec(store=store.uri, output="out"), store, "out", folder / "save", channel=SilentChannel())

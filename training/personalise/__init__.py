@@ -1,0 +1,1 @@
+"""One subject taught to a trained model from a handful of photographs."""
