@@ -13,7 +13,7 @@ from tests.benchmarks.promise import Promise
 #: Rooms of benchmarks; a name without modules has none yet.
 BENCHMARKS: dict[str, list[str]] = {
     "curation": ["catalogue", "near_duplicates", "catalog_rows", "dirty", "structural", "memory"],
-    "training": ["trunk", "training_overhead", "training_gpu"],
+    "training": ["trunk", "training_job", "training_overhead", "training_gpu", "personalise"],
     "cluster": [],
     "ship": [],
     "operate": ["whole_line"],

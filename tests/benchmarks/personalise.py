@@ -71,6 +71,11 @@ def promises() -> Iterator[Promise]:
     settings = Settings.load()
     store, preset = open_store(settings.store_uri), load_preset(settings.preset, settings.config)
     size = preset.image_size
+    try:
+        base, autoencoder = (newest(store, name).data["model"] for name in ("pretrained_dit", "autoencoder"))
+    except BackdropError as error:
+        print(f"nothing to personalise: {error}")
+        return
     segmenter = catalogue_segmenter(size)
     shots = photographs(WORD, RGB, SHOTS, size)
     others = photographs(WORD, RGB, REFERENCES, size, start=100_000)
@@ -83,8 +88,8 @@ def promises() -> Iterator[Promise]:
             spec = PersonaliseSpec(
                 store=store.uri,
                 output=f"bench/personalise/{method}",
-                base=newest(store, "pretrained_dit").data["model"],
-                autoencoder=newest(store, "autoencoder").data["model"],
+                base=base,
+                autoencoder=autoencoder,
                 text_encoder=settings.text_encoder,
                 dataset="",
                 subject=subject.name,
