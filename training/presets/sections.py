@@ -195,7 +195,7 @@ class PretrainSection(CompletionSection):
 
 
 class RandomStageSection(CompletionSection):
-    product_share: float = Field(0.3, ge=0, le=1)
+    product_share: float = Field(0.0, ge=0, le=1, description="samples whose hole is all but the product")
     empty_share: float = Field(0.05, ge=0, le=1)
 
 
