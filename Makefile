@@ -53,7 +53,7 @@ $(VENV)-peers/.installed: pyproject.toml | install
 # takes this project's huggingface_hub, without dependencies: all it needs is there.
 $(VENV)-peers-training/.installed: pyproject.toml | install
 	$(PYTHON) -m venv $(VENV)-peers-training
-	$(UV) pip install --quiet --python $(VENV)-peers-training/bin/python --no-deps diffusers==0.39.0
+	$(UV) pip install --quiet --python $(VENV)-peers-training/bin/python --no-deps diffusers==0.39.0 httpx==0.28.1 httpcore==1.0.9
 	$(PY) -c "import site; print(site.getsitepackages()[0])" > \
 		$$($(VENV)-peers-training/bin/python -c "import site; print(site.getsitepackages()[0])")/ours.pth
 	@touch $@
