@@ -36,6 +36,7 @@ import sklearn, matplotlib  # visible again
 """
 
 
+@pytest.mark.integration
 def test_composer_imports_lean_and_its_trainer_works() -> None:
     subprocess.run([sys.executable, "-c", CONTRACT], check=True, timeout=120)
 

@@ -55,6 +55,7 @@ def everyone(step: int, count: int = BATCH) -> Draws:
     return Draws(0, step, torch.arange(count), count)
 
 
+@pytest.mark.integration
 def test_the_velocity_is_learned_to_two_per_cent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.completion.fast_dtype", lambda device: torch.float32)
     section = CompletionSection(
