@@ -8,6 +8,7 @@ before the frame, between two scans or after the end. Markers: ITU-T T.81, table
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass, field
 
@@ -29,6 +30,7 @@ _TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD})  # DHT, DAC, DQT, DNL, DRI
 _BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM and RSTn have no length
 _CUT = frozenset({*range(0xE0, 0xF0), 0xFE})  # APPn and COM
 _ICC = b"ICC_PROFILE\0"
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in a scan: an FF that is no stuffing, filling or restart
 
 _Cut = tuple[int, int, bytes]  # from, to, what stands there instead
 
@@ -78,7 +80,6 @@ def walk(data: bytes) -> Layout:
 def _walk(data: bytes, layout: Layout) -> None:
     at, size, scans = 2, len(data), 0
     chunks: list[bytes] = []
-    markers = _Markers(data)
     for _ in range(_MAX_SEGMENTS):
         while data[at] == 0xFF and data[at + 1] == 0xFF:  # fill bytes
             at += 1
@@ -113,7 +114,7 @@ def _walk(data: bytes, layout: Layout) -> None:
             scans += 1
             if scans > _MAX_SCANS:
                 raise BadImage("scan limit", f"more than {_MAX_SCANS} scans in one JPEG")
-            stop = markers.after(stop)
+            stop = _next_marker(data, stop)
         elif code not in _TABLES:
             raise BadImage("corrupt", f"marker FF{code:02X} at {at} has no place in a JPEG")
         at = stop
@@ -126,27 +127,12 @@ def _cut_short(layout: Layout) -> BadImage:
     return BadImage("corrupt", "no JPEG frame header before the end of the file")
 
 
-class _Markers:
-    """Where markers can stand in entropy-coded data: at every FF that is no stuffing, no filling and no restart.
-
-    Found for the whole file at once, by numpy: a search byte by byte costs five times as much.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at: np.ndarray | None = None
-
-    def after(self, start: int) -> int:
-        """The first marker at `start` or behind it. Raises BadImage('truncated')."""
-        if self._at is None:
-            octets = np.frombuffer(self._data, np.uint8)
-            at = np.flatnonzero(octets[start:-1] == 0xFF) + start
-            code = octets[at + 1]
-            self._at = at[(code != 0x00) & (code != 0xFF) & (code & 0xF8 != 0xD0)]
-        place = int(np.searchsorted(self._at, start))
-        if place == len(self._at):
-            raise BadImage("truncated", "the JPEG stops before its end-of-image marker")
-        return int(self._at[place])
+def _next_marker(data: bytes, start: int) -> int:
+    """Where entropy-coded data that begins at `start` ends: at the first marker. Raises BadImage('truncated')."""
+    found = _MARKER.search(data, start)
+    if found is None:
+        raise BadImage("truncated", "the JPEG stops before its end-of-image marker")
+    return found.start()
 
 
 def _metadata(data: bytes, at: int, stop: int, code: int, layout: Layout) -> list[bytes]:

@@ -13,6 +13,7 @@ from typing import Any
 from infra.errors import BackdropError
 from infra.files import canonical_json, full_disk_named, sha256_bytes, sha256_file
 from infra.object_store import ObjectMissing, ObjectStore
+from infra.shards.writing import shard_writer
 
 FILTERED_COLUMNS: dict[str, str] = {
     "id": "str",
@@ -63,22 +64,17 @@ def write_slice(
     and meta give the same id and the same bytes; a slice that is already committed is not uploaded again. Raises
     Withdrawn for a slice that a takedown has removed.
     """
-    from infra._compat.streaming import writer as writer_class
-
     folder = Path(tempfile.mkdtemp(prefix="slice-"))
     try:
         with full_disk_named(folder):
-            out = str(folder / "mds")
-            writer = writer_class()(columns=dict(columns), out=out, size_limit=_SHARD_BYTES, max_workers=1)
+            writer = shard_writer(dict(columns), folder / "mds", _SHARD_BYTES)
             count = 0
             with writer:
                 for sample in samples:
                     writer.write({name: _canonical(columns[name], sample[name]) for name in columns})
                     count += 1
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-            for path in sorted((folder / "mds").iterdir())
-        }
+        index = folder / "mds" / INDEX
+        files = {INDEX: {"bytes": index.stat().st_size, "sha256": sha256_file(index)}, **writer.written}
         identity = {"columns": dict(columns), "files": files, "meta": dict(meta), "samples": count}
         slice_id = sha256_bytes(canonical_json(identity))
         split, bucket = str(meta.get("split", "train")), str(meta.get("bucket", ""))

@@ -1,4 +1,4 @@
-"""Slices: the same bytes again, nothing half-written taken for whole, damage noticed; and the lean import."""
+"""Slices: the same bytes again, nothing half-written taken for whole, damage noticed."""
 
 from __future__ import annotations
 
@@ -379,64 +379,3 @@ def test_the_merged_index_is_an_mds_folder_of_the_whole_bucket(tmp_path: Path) -
     assert [local[k]["id"] for k in range(len(local))] == ids
     # The whole store may be moved: paths in the index are relative.
     assert str(tmp_path) not in store.get(merged_index_key(version, "train", "4x3")).decode()
-
-
-def python(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.mark.integration
-def test_the_lean_import_gives_the_real_classes() -> None:
-    """Contract with mosaicml-streaming: the parent's names are those of `streaming.base`, and nothing heavy comes."""
-    lean = python(
-        "import sys, infra._compat.streaming as s\n"
-        "base = s.load()\n"
-        "print([f'{getattr(s, n).__module__}.{n}' for n in s.NAMES])\n"
-        "print([m for m in ('torchvision', 'sklearn', 'streaming.text', 'streaming.vision') if m in sys.modules])\n"
-        "import streaming; print(streaming.MDSWriter is base.MDSWriter, streaming.__version__)\n"
-    ).splitlines()
-    real = python(
-        "import streaming, infra._compat.streaming as s\n"
-        "print([f'{getattr(streaming, n).__module__}.{n}' for n in s.NAMES])\n"
-        "print(all(getattr(s, n) is getattr(streaming, n) for n in s.NAMES), streaming.__version__)\n"
-    ).splitlines()
-    assert lean[0] == real[0]
-    assert lean[1] == "[]"
-    assert lean[2] == real[1]
-
-
-@pytest.mark.integration
-def test_the_writer_without_torch_writes_the_same_bytes(tmp_path: Path) -> None:
-    """Contract with mosaicml-streaming: writing needs nothing of torch, and leaves nothing of the stand-in behind."""
-    write = (
-        "import hashlib, pathlib\n"
-        "def write(kind, out):\n"
-        "    with kind(columns={'a': 'bytes', 'b': 'json'}, out=out, size_limit=4096, max_workers=1) as writer:\n"
-        "        for k in range(200): writer.write({'a': bytes([k % 256]) * 99, 'b': {'k': k}})\n"
-        "    paths = sorted(pathlib.Path(out).iterdir())\n"
-        "    print([(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in paths])\n"
-        "import sys, infra._compat.streaming as s\n"
-    )
-    lean = python(
-        f"{write}write(s.writer(), {str(tmp_path / 'lean')!r})\n"
-        "print([m for m in sys.modules if m.partition('.')[0] in ('torch', 'streaming')])\n"
-        "import torch; print(torch.zeros(2).sum().item(), s.load().StreamingDataset.__name__)\n"
-    ).splitlines()
-    real = python(f"{write}write(s.load().MDSWriter, {str(tmp_path / 'real')!r})\n").splitlines()
-    assert lean[0] == real[0]
-    assert lean[1:] == ["['streaming.base.storage.upload']", "0.0 StreamingDataset"]
-
-
-@pytest.mark.integration
-def test_composer_works_after_the_lean_import() -> None:
-    out = python(
-        "import infra._compat.streaming as s; s.load()\n"
-        "import composer\n"
-        "from composer.core import State, get_precision_context\n"
-        "import streaming; print(composer.Trainer.__name__, streaming.StreamingDataset.__module__)\n"
-    )
-    assert out.split() == ["Trainer", "streaming.base.dataset"]
