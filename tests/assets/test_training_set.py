@@ -10,7 +10,7 @@ import pytest
 from assets.line import Line
 from assets.training_set import training_set
 from infra.errors import BackdropError
-from tests.assets.test_takedown import Workshop, image_id
+from tests.assets.workshop import Workshop, image_id
 
 
 def test_an_interrupted_takedown_is_named_and_a_finished_one_leaves_the_rest(

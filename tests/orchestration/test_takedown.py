@@ -13,7 +13,7 @@ from rich.console import Console
 from infra.bundles import write_bundle
 from infra.errors import BackdropError
 from infra.settings import Settings
-from tests.assets.test_takedown import DELIVERY, Workshop, image_id, traces_of
+from tests.assets.workshop import DELIVERY, Workshop, image_id, traces_of
 
 pytestmark = pytest.mark.integration
 NAME = "backdrop-pretrained-dit"
