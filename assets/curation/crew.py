@@ -6,6 +6,7 @@ one does the slice again without that item: a decoder that crashes, loops or eat
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
+
+import cv2
 
 from infra.errors import BackdropError
 from infra.processes import end_with_parent
@@ -55,19 +58,20 @@ class _Worker:
     hands: Hands
     task: tuple[Callable[..., Any], Any] | None = None
     poisoned: dict[int, str] = field(default_factory=dict)
+    spared: bool = False  # its process died over nothing, and another has this task
 
 
 class Crew:
     """`count` processes that work off streams of tasks, one stream after the other.
 
-    `prepare` runs once in each process. `memory` limits each one's address space in bytes.
+    Each has one thread, for together they use every core. `memory` limits each one's address space in bytes.
     """
 
-    def __init__(self, count: int, *, prepare: Callable[[], None] | None = None, memory: int = 6 << 30) -> None:
+    def __init__(self, count: int, *, memory: int = 6 << 30) -> None:
         # spawn: the job holds threads and connections that must not be forked. A fork saves the two seconds of imports
         # and now and then leaves a worker waiting for ever for a lock that one of those threads held.
         self._context: Any = multiprocessing.get_context("spawn")
-        self._arguments = (prepare, memory)
+        self._memory = memory
         self._count = count
         self._workers: list[_Worker] = []
 
@@ -100,7 +104,7 @@ class Crew:
                 except StopIteration:
                     exhausted = True
                     break
-                worker.pipe.send((*worker.task, {}))
+                self._hand_over(worker)
             busy = [worker for worker in self._workers if worker.task is not None]
             if not busy:
                 return
@@ -121,7 +125,7 @@ class Crew:
             except (EOFError, ConnectionError):
                 self._replace(worker, "its decoder died")
                 continue
-            worker.task, worker.poisoned = None, {}
+            worker.task, worker.poisoned, worker.spared = None, {}, False
             if error is not None:
                 raise error
             yield result
@@ -132,41 +136,43 @@ class Crew:
                 self._replace(worker, f"nothing came of it in {timeout_s:g} s")
 
     def _replace(self, worker: _Worker, reason: str) -> None:
+        """Another process for what this one had to do. One that held no picture may have died while it waited."""
         item, _ = worker.hands.held()
         worker.process.join()
-        if item == _NOTHING or len(worker.poisoned) >= _ITEMS_LOST:
+        if (item == _NOTHING and worker.spared) or len(worker.poisoned) >= _ITEMS_LOST:
             raise BackdropError(
                 f"a worker process died (exit code {worker.process.exitcode}) over no picture in particular",
                 "look for a lack of memory on this machine and run again: finished slices are kept",
             )
-        worker.poisoned[item] = reason
+        if item == _NOTHING:
+            worker.spared = True
+        else:
+            worker.poisoned[item] = reason
         fresh = self._start()
         worker.process, worker.pipe, worker.hands = fresh.process, fresh.pipe, fresh.hands
-        assert worker.task is not None  # an idle worker is not replaced
-        worker.pipe.send((*worker.task, worker.poisoned))
+        self._hand_over(worker)
+
+    def _hand_over(self, worker: _Worker) -> None:
+        assert worker.task is not None
+        with contextlib.suppress(ConnectionError):  # it is dead, which its pipe says soon
+            worker.pipe.send((*worker.task, worker.poisoned))
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         hands = Hands(self._context)
-        process = self._context.Process(target=_work, args=(theirs, hands, *self._arguments), daemon=True)
+        process = self._context.Process(target=_work, args=(theirs, hands, self._memory), daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, ours, hands)
 
 
-def _work(
-    pipe: Connection,
-    hands: Hands,
-    prepare: Callable[[], None] | None,
-    memory: int,
-) -> None:
+def _work(pipe: Connection, hands: Hands, memory: int) -> None:
     """A worker's life: tasks in, (result, error) out, until the pipe is closed."""
     end_with_parent()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    if prepare is not None:
-        prepare()
+    cv2.setNumThreads(1)
     while True:
         try:
             function, task, poisoned = pipe.recv()

@@ -110,14 +110,14 @@ def decide(spec: FilterSpec, catalog: Catalog, kind: str, progress: Progress) ->
             nearest = semantic.find_nearest(
                 own, known, left, read, threshold, lambda n: progress("semantic duplicates", n, len(left), "images")
             )
-        alike = semantic.copies(own, known, nearest, threshold)
-        kept[list(alike)] = False
+        repeated = semantic.copies(own, known, nearest, threshold)
+        kept[list(repeated)] = False
         near = [CopyRow(own.id(i), m.of, m.distance, m.residual, m.better) for i, m in sorted(matches.items())]
         catalog.write_decision(
             connection,
             spec.delivery,
-            chain(_verdicts(own, matches), semantic.verdicts(own, left, nearest, alike, embedder)),
-            [*near, *alike.values()],
+            chain(_verdicts(own, matches), semantic.verdicts(own, left, nearest, repeated, embedder)),
+            [*near, *repeated.values()],
             (
                 (BUCKETS[own.buckets[i]], "holdout" if own.heldout[i] else "train", own.id(i), int(own.sightings[i]))
                 for i in np.flatnonzero(kept).tolist()

@@ -50,12 +50,8 @@ def run(spec: FilterSpec, job: JobContext) -> JobResult:
 
 
 def crew_for(spec: FilterSpec) -> Crew:
-    """The processes that scan, cut masks and pack; each with one thread, for together they use every core."""
-    return Crew(spec.config.workers, prepare=_one_thread)
-
-
-def _one_thread() -> None:
-    cv2.setNumThreads(1)
+    """The processes that scan, cut masks and pack."""
+    return Crew(spec.config.workers)
 
 
 def run_scan(spec: FilterSpec, job: JobContext, catalog: Catalog, crew: Crew, total: int) -> None:

@@ -20,7 +20,7 @@ from assets.curation.scan import DECODE, READ, look, picture_at
 from assets.curation.semantic import SEMANTIC
 from assets.curation.specs import FilterSpec
 from assets.curation.suite import validate
-from infra.catalog.deciding import EXACT, TAKEN
+from infra.catalog.rows import EXACT, TAKEN
 from infra.jobs.spec import JobResult
 from infra.shards import Slice
 

@@ -8,8 +8,10 @@ comparisons; here every pair is compared, portion by portion, so that the outcom
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,34 +61,46 @@ def find_nearest(
     precedence; `known` is what other deliveries keep.
     """
     found = Nearest.of_none(len(own))
-    kept = np.zeros(0, np.int64)
     done = 0
-    for portion in _portions(among):
-        rows, mine = _embedded(portion, own, read)
-        found.similarity[rows] = -np.inf
-        for some in _portions(np.arange(len(known.ids))):
-            places, theirs = _embedded(some, known, read)
-            _offer(found, rows, mine, places, theirs, known=True)
-        for some in _portions(kept):
-            places, theirs = _embedded(some, own, read)
-            _offer(found, rows, mine, places, theirs, known=False)
-        kept = np.concatenate([kept, _settle(found, rows, mine, threshold)])
-        done += len(portion)
-        progress(done)
+    # Each portion meets all that is kept so far: from a file, the database is asked for each embedding once.
+    with tempfile.TemporaryDirectory(prefix="embeddings-") as folder:
+        shelf = _Shelf(Path(folder))
+        for portion in _portions(np.arange(len(known.ids))):
+            shelf.add(*_embedded(portion, known, read), known=True)
+        for portion in _portions(among):
+            rows, mine = _embedded(portion, own, read)
+            found.similarity[rows] = -np.inf
+            for places, theirs, is_known in shelf if len(rows) else ():
+                similarities = mine @ theirs.T  # (rows, places)
+                nearest = similarities.argmax(axis=1)
+                found.offer(rows, similarities[np.arange(len(rows)), nearest], places[nearest], is_known)
+            kept = _settle(found, rows, mine, threshold)
+            shelf.add(rows[kept], mine[kept], known=False)
+            done += len(portion)
+            progress(done)
     return found
 
 
-def _offer(
-    found: Nearest, rows: np.ndarray, mine: np.ndarray, places: np.ndarray, theirs: np.ndarray, *, known: bool
-) -> None:
-    if len(rows) and len(places):
-        similarities = mine @ theirs.T  # (rows, places)
-        nearest = similarities.argmax(axis=1)
-        found.offer(rows, similarities[np.arange(len(rows)), nearest], places[nearest], known)
+class _Shelf:
+    """Portions of embeddings in files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._portions: list[tuple[np.ndarray, bool]] = []
+
+    def add(self, places: np.ndarray, embeddings: np.ndarray, *, known: bool) -> None:
+        if len(places):
+            np.save(self._folder / f"{len(self._portions)}.npy", embeddings)
+            self._portions.append((places, known))
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+        """(places, embeddings, known), in the order in which they were added."""
+        for number, (places, known) in enumerate(self._portions):
+            yield places, np.load(self._folder / f"{number}.npy", mmap_mode="r"), known
 
 
 def _settle(found: Nearest, rows: np.ndarray, mine: np.ndarray, threshold: float) -> np.ndarray:
-    """Compares `rows` among themselves, in order; which of them are kept."""
+    """Compares `rows` among themselves, in order; which of them are kept, bool (n,)."""
     similarities = mine @ mine.T  # (rows, rows)
     kept = np.zeros(len(rows), bool)
     for row in range(len(rows)):
@@ -95,7 +109,7 @@ def _settle(found: Nearest, rows: np.ndarray, mine: np.ndarray, threshold: float
             nearest = earlier[similarities[row, earlier].argmax()]
             found.offer(rows[[row]], similarities[row, [nearest]], rows[[nearest]], False)
         kept[row] = found.similarity[rows[row]] < threshold
-    return rows[kept]
+    return kept
 
 
 def _embedded(places: np.ndarray, of: Candidates | Known, read: Read) -> tuple[np.ndarray, np.ndarray]:

@@ -11,10 +11,8 @@ from sqlalchemy import Connection, and_, delete, func, select, text
 from infra.catalog.bulk import stage
 from infra.catalog.connection import CatalogDatabase
 from infra.catalog.models import Caption, Copy, DeliveryRecord, Image, Kept, Mask, Sighting, Verdict
-from infra.catalog.rows import TAKEN, CandidateRow, CopyRow, MaskRow, PackRow, VerdictRow
+from infra.catalog.rows import EXACT, TAKEN, CandidateRow, CopyRow, MaskRow, PackRow, VerdictRow
 from infra.catalog.scanning import unsigned, write_verdicts
-
-EXACT = "exact duplicate"
 
 _LOCK = 0x6465636964650001  # "decide" and a 1: any number that everybody agrees on
 

@@ -8,6 +8,8 @@ from typing import Any
 
 TAKEN = "takedown"
 """The filter that drops what was taken down."""
+EXACT = "exact duplicate"
+"""The filter that drops all but one of the files with the same bytes."""
 
 
 @dataclass(frozen=True)

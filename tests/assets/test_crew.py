@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -121,3 +122,28 @@ def test_an_item_more_changes_one_slice() -> None:
     assert len(after - before) <= 6
     assert [item for some in chunks(more, str, 100) for item in some] == more
     assert list(chunks([], str, 100)) == []
+
+
+@pytest.mark.integration
+def test_who_died_between_two_streams_is_replaced() -> None:
+    with Crew(2) as crew:
+        before = set(crew.map(whose, [[k] for k in range(6)]))
+        lost = before.pop()
+        os.kill(lost, signal.SIGKILL)
+        while psutil.Process(lost).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        after = set(crew.map(whose, [[k] for k in range(6)]))
+    assert len(after) == 2
+    assert before < after
+    assert lost not in after
+
+
+@pytest.mark.integration
+def test_a_worker_needs_no_database() -> None:
+    """Its libraries take as long to import as it takes to scan a thousand pictures."""
+    code = (
+        "import sys, assets.curation.crew, assets.curation.scan, assets.curation.enrich, assets.curation.packing\n"
+        "print([name for name in ('sqlalchemy', 'psycopg', 'torch', 'great_expectations') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
