@@ -13,7 +13,7 @@ from pathlib import Path
 
 from infra.errors import BackdropError
 from infra.files import ASIDE_PREFIX
-from infra.jobs.folder import JobFolder
+from infra.jobs.folder import BROKEN_BATCH, JobFolder
 from infra.object_store import ObjectStore
 from infra.shards import COMMIT, Slice, delete_slice, read_slices, withdraw_slice
 from infra.shards.slices import recorded_slice
@@ -61,14 +61,16 @@ class Leftovers:
         return len(keys)
 
     def erase_files(self) -> int:
-        """Deletes half-written files and the temporary folders of jobs; how many files."""
+        """Deletes half-written files, and of jobs the temporary folders and the batches that broke a step; how many
+        files."""
         jobs = jobs_below(self.state)
         places = [job.path for job in jobs]
         inside = self.store.local_path("x")
         if inside is not None:
             places.append(inside.parent)
         halves = [path for place in places for path in place.rglob(f"{ASIDE_PREFIX}*")]
-        return sum(map(remove_file, halves)) + sum(remove_folder(job.path / "tmp") for job in jobs)
+        broken = [path for job in jobs for path in job.save.glob(f"{BROKEN_BATCH}*")]
+        return sum(map(remove_file, [*halves, *broken])) + sum(remove_folder(job.path / "tmp") for job in jobs)
 
 
 def jobs_below(state: Path) -> list[JobFolder]:

@@ -29,6 +29,8 @@ from infra.errors import BackdropError
 from infra.files import write_atomic
 from infra.jobs.process import ProcessId
 
+BROKEN_BATCH = "not-finite-"
+"""In ``save/``, the beginning of the names of files that hold a batch on which a step was not finite."""
 # An AF_UNIX address holds 107 bytes, and multiprocessing puts up to 40 after TMPDIR for its sockets.
 LONGEST_TMPDIR = 60
 # Below this a disk is as good as full: what failed on it failed for that.

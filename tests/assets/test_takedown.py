@@ -21,7 +21,8 @@ from training.latent_slices import EXAMPLES, example_ids, find_latents
 def test_the_probes_find_every_copy(workshop: Workshop) -> None:
     # Shard, latents, our delivery, two slices that nobody recorded, and a half-written file.
     assert len(traces_of(workshop.store.folder, 3)) == 6
-    assert len(traces_of(workshop.state, 3)) == 3  # cache, temporary folder, the rendered delivery's local copy
+    # Cache, temporary folder, the batch of a broken step, the rendered delivery's local copy.
+    assert len(traces_of(workshop.state, 3)) == 4
     assert len(traces_of(workshop.store.folder, 11)) == 1  # quarantine
 
 

@@ -15,6 +15,7 @@ from assets.curation.takedown import Report, Takedown
 from infra.catalog import Catalog, SightingRow, models
 from infra.files import sha256_bytes
 from infra.images import encode_jpeg, encode_png
+from infra.jobs.folder import BROKEN_BATCH
 from infra.object_store import DirectoryStore
 from infra.shards import FILTERED_COLUMNS, DatasetVersion, Slice, make_version, shard_places, write_slice
 from training.latent_slices import EXAMPLES, latent_key, record_latents
@@ -151,7 +152,7 @@ class Workshop:
             self.store.put(f"stages/x/{name}.png", b"png")
             self.catalog.add_shown({f"stages/x/{name}.png": [image_id(k) for k in shows]})
         # What a remote store's jobs keep beside it, and what killed ones leave: a slice never recorded, half a shard,
-        # half a file, a temporary folder.
+        # half a file, a temporary folder, the batch of a step that was not finite.
         first = max(self.slices(), key=lambda piece: piece.samples)
         job = self.state / "jobs" / "pretrained_dit-1"
         places = [
@@ -163,6 +164,7 @@ class Workshop:
             place.mkdir(parents=True)
             (place / "shard.00000.mds").write_bytes(photograph(3) + photograph(8))
         (self.store.folder / "filtered" / ".writing-0").write_bytes(photograph(3))
+        (job / "save" / f"{BROKEN_BATCH}pretrain-step-00000007.safetensors").write_bytes(photograph(3))
         (job / "save" / "delivery" / "images").mkdir(parents=True)
         (job / "save" / "delivery" / "images" / "3.jpg").write_bytes(photograph(3))
         write_slice(self.store, "filtered", FILTERED_COLUMNS, [sample(3), sample(8)], {"delivery": "never recorded"})

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from infra.errors import BackdropError
+from infra.jobs.folder import BROKEN_BATCH
 from infra.jobs.ranks import Place
 from training import ranks
 from training._compat.composer import Callback, Logger, State
@@ -58,7 +59,7 @@ class Gradients(Callback):
         """Raises on every rank; the message names the batch of the first rank whose own loss is broken."""
         step = self.model.step
         suffix = f"-rank-{self.here.rank}" if self.here.ranks > 1 else ""
-        path = self.folder / f"not-finite-{self.stage}-step-{step:08d}{suffix}.safetensors"
+        path = self.folder / f"{BROKEN_BATCH}{self.stage}-step-{step:08d}{suffix}.safetensors"
         names = list(self.ids(state.batch))
         _save(path, state.batch, names)
         everyone = ranks.everyones((broken, str(path), names))
