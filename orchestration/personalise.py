@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from infra.errors import BackdropError
 from infra.settings import Settings
 from infra.uris import list_objects, read_uri
 from orchestration.progress import LineProgress
+from training.personalise.subject import MOST, check_names
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -22,6 +24,7 @@ def teach(settings: Settings, console: Console, subject: str, images: str, word:
     from orchestration.run import only_run
     from orchestration.services import services
 
+    check_names(subject, word)
     pictures = photographs_in(images)
     os.environ.update(NO_TELEMETRY)
     with services(settings, console) as environment:
@@ -60,9 +63,13 @@ def _materialise(console: Console, subject: str, word: str, pictures: dict[str, 
 
 
 def photographs_in(uri: str) -> dict[str, bytes]:
-    """File name → bytes of the pictures in a folder or below a prefix. Raises BackdropError when there is none."""
+    """File name → bytes of the pictures in a folder or below a prefix. Raises BackdropError when there is none, or more
+    than a subject may have: none is read then, for a prefix may hold a whole catalogue."""
     place = uri if "://" in uri else str(Path(uri).expanduser())
-    found = [one for one in list_objects(place) if one.name.lower().endswith(SUFFIXES)]
+    pictures = (one for one in list_objects(place) if one.name.lower().endswith(SUFFIXES))
+    found = list(islice(pictures, MOST + 1))
     if not found:
         raise BackdropError(f"there is no picture in {uri}", "give a folder of photographs of the subject")
+    if len(found) > MOST:
+        raise BackdropError(f"there are more than {MOST} pictures in {uri}", f"give 1 to {MOST}; five are enough")
     return {one.name: read_uri(one.uri) for one in found}

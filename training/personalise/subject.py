@@ -54,14 +54,7 @@ def record_subject(store: ObjectStore, name: str, word: str, pictures: Mapping[s
     Raises:
         BackdropError: a name or word that will not do, no photograph or too many, or one that cannot be read.
     """
-    if not _NAME.fullmatch(name):
-        raise BackdropError(
-            f"{name!r} is no name for a subject", "use up to 40 lower-case letters, digits, - and _, such as my-mug"
-        )
-    if not _WORD.fullmatch(word):
-        raise BackdropError(
-            f"{word!r} is no class word", "say in one to four words what the subject is, such as mug or rubber duck"
-        )
+    check_names(name, word)
     if not 1 <= len(pictures) <= MOST:
         raise BackdropError(f"{len(pictures)} photographs of {name}", f"give 1 to {MOST}; five are enough")
     prepared: dict[str, bytes] = {}
@@ -81,6 +74,18 @@ def record_subject(store: ObjectStore, name: str, word: str, pictures: Mapping[s
         if key not in prepared:
             store.delete(key)
     return subject
+
+
+def check_names(name: str, word: str) -> None:
+    """Raises BackdropError for a name or class word that will not do."""
+    if not _NAME.fullmatch(name):
+        raise BackdropError(
+            f"{name!r} is no name for a subject", "use up to 40 lower-case letters, digits, - and _, such as my-mug"
+        )
+    if not _WORD.fullmatch(word):
+        raise BackdropError(
+            f"{word!r} is no class word", "say in one to four words what the subject is, such as mug or rubber duck"
+        )
 
 
 def read_subject(store: ObjectStore, name: str) -> Subject:
