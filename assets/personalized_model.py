@@ -11,7 +11,7 @@ subjects = dg.DynamicPartitionsDefinition(name="subjects")
 
 @dg.asset(
     partitions_def=subjects,
-    deps=["training_set", "autoencoder", "pretrained_dit"],
+    deps=["autoencoder", "pretrained_dit"],
     group_name="personal",
     kinds={"pytorch", "mlflow"},
     owners=["team:models"],
@@ -34,5 +34,6 @@ def personalized_model(
         section="personalise",
         spec=PersonaliseSpec,
         upstream={"autoencoder": ("autoencoder", "model"), "pretrained_dit": ("base", "model")},
+        dataset_of="pretrained_dit",
         extra={"subject": subject.name, "word": subject.word, "photographs": subject.photographs},
     )

@@ -54,12 +54,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Upstream:
-    """The latest materialisation of an asset: its data version and what its job left."""
+    """The latest materialisation of an asset: its data version, what its job left, and from which dataset version."""
 
     asset: str
     data_version: str
     result: JobResult
     result_key: str
+    dataset_version: str | None
 
 
 def output_prefix(asset: str, version: str, partition: str | None) -> str:
@@ -78,7 +79,7 @@ def upstream_of(context: dg.AssetExecutionContext, line: Line, asset: str, parti
             f"the result of {where} is gone from the object store ({key})", f"materialise {asset} again"
         )
     result = JobResult.model_validate_json(line.store.get(key))
-    return Upstream(asset, found["data_version"], result, key)
+    return Upstream(asset, found["data_version"], result, key, found.get("dataset_version"))
 
 
 def latest_metadata(instance: dg.DagsterInstance, asset: str, partition: str | None = None) -> dict[str, Any] | None:

@@ -60,13 +60,15 @@ def launch_recipe(
     room: str = "training",
     recipe: str | None = None,
     dataset_field: str = "dataset",
+    dataset_of: str | None = None,
     register: str | None = "model",
     extra: Mapping[str, Any] | None = None,
 ) -> dg.MaterializeResult:
     """Materialise `asset` by `python -m <room> <verb>`.
 
     `upstream` maps an input asset to (field of the spec, name in the input's result data). `register` names the
-    bundle in the result that becomes a registered model version, `extra` adds fields to the spec.
+    bundle in the result that becomes a registered model version, `extra` adds fields to the spec. `dataset_of` names
+    an input whose dataset version is this asset's too: one that reads no training set has seen none but that.
     """
     claim(context)
     inputs = {name: upstream_of(context, line, name) for name in upstream}
@@ -98,11 +100,14 @@ def launch_recipe(
         )
         return stage, fields
 
-    newest = str(upstream_of(context, line, "training_set").result.data["version"])
-    stage, fields = stage_on(pinned_dataset(context, line, asset, newest))
-    if stage.dataset_version != newest and committed(line, output_prefix(asset, stage.version, None)) is None:
-        # Code or configuration changed since the pin: it has to be made anyway, so it is made on the newest.
-        stage, fields = stage_on(newest)
+    if dataset_of is not None:
+        stage, fields = stage_on(str(inputs[dataset_of].dataset_version))
+    else:
+        newest = str(upstream_of(context, line, "training_set").result.data["version"])
+        stage, fields = stage_on(pinned_dataset(context, line, asset, newest))
+        if stage.dataset_version != newest and committed(line, output_prefix(asset, stage.version, None)) is None:
+            # Code or configuration changed since the pin: it has to be made anyway, so it is made on the newest.
+            stage, fields = stage_on(newest)
     version = stage.version
     output = output_prefix(asset, version, None)
     result = committed(line, output)

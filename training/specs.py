@@ -92,7 +92,7 @@ class PersonaliseSpec(TrainingSpec):
     base: str
     autoencoder: str
     text_encoder: str | None
-    dataset: str = Field(description="the version of its day, for the record")
+    dataset: str = Field(description="the version that the base was trained on, for the record")
     subject: str
     word: str = Field(description="the class it belongs to, such as mug")
     photographs: tuple[str, ...] = Field(min_length=1, description="store keys")
