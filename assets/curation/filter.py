@@ -43,14 +43,14 @@ def run(spec: FilterSpec, job: JobContext) -> JobResult:
     cv2.setNumThreads(1)  # the workers already use every core
     with crew_for(spec) as crew:
         run_scan(spec, job, catalog, crew, total)
-        kept, captioner = run_decide(spec, job, catalog, crew, delivery)
+        kept, captioner = run_decide(spec, job, catalog, delivery)
         slices = pack(spec, catalog, job.store, code_of(_PACKING), crew, _steps(job, "pack", kept), captioner)
     catalog.commit_slices(spec.delivery, slices)
     return report(spec, job, catalog, delivery, slices, masks_by(spec), captioner, time.monotonic() - started)
 
 
 def crew_for(spec: FilterSpec) -> Crew:
-    """The processes that scan, cut masks and pack."""
+    """The processes that scan and pack, or cut masks; none is started before there is something to do."""
     return Crew(spec.config.workers)
 
 
@@ -60,11 +60,12 @@ def run_scan(spec: FilterSpec, job: JobContext, catalog: Catalog, crew: Crew, to
     job.log.info("scanned: %s", dict(counts))
 
 
-def run_decide(spec: FilterSpec, job: JobContext, catalog: Catalog, crew: Crew, delivery: Delivery) -> tuple[int, str]:
+def run_decide(spec: FilterSpec, job: JobContext, catalog: Catalog, delivery: Delivery) -> tuple[int, str]:
     """The second barrier, and what the kept pictures lack: (how many are kept, whose captions they got)."""
     kept = decide(spec, catalog, delivery.kind, job.progress)
     if spec.config.masks:
-        cut_masks(spec, catalog, crew, _steps(job, "masks", kept))
+        with crew_for(spec) as crew:  # the scan's models and the segmenter's share no process and its memory
+            cut_masks(spec, catalog, crew, _steps(job, "masks", kept))
     return kept, write_captions(spec, catalog, job.store, _steps(job, "captions", kept))
 
 
@@ -81,8 +82,7 @@ def decide_whole(spec: FilterSpec, job: JobContext) -> JobResult:
     """The verb `decide`: one process, once every part is scanned."""
     catalog = open_catalog()
     delivery, _ = _opened(catalog, spec)
-    with crew_for(spec) as crew:
-        kept, _ = run_decide(spec, job, catalog, crew, delivery)
+    kept, _ = run_decide(spec, job, catalog, delivery)
     return JobResult(data={"kept": kept})
 
 

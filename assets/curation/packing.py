@@ -81,8 +81,8 @@ def pack(
                 yield chunk
 
     def commit(packed: Packed) -> None:
+        catalog.write_verdicts(spec.delivery, packed.notes)  # first: a slice that is staged is not looked at again
         catalog.stage_slice(spec.delivery, packed.slice, packed.chunk, packed.members)
-        catalog.write_verdicts(spec.delivery, packed.notes)
 
     with Commits() as commits:
         for packed in crew.map(partial(pack_chunk, spec), missing(), timeout_s=600):

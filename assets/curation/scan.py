@@ -24,7 +24,7 @@ from assets.curation.duplicates import fingerprint, thumbnail
 from assets.curation.embedder import Embedder, choose_embedder, embedder_id
 from assets.curation.filters.base import DROP, FIX, KEEP, Judgement, Picture
 from assets.curation.specs import CurationSection, FilterSpec
-from infra.catalog.rows import TAKEN, EmbeddingRow, QuarantineRow, ScannedRow, SightingRow, VerdictRow
+from infra.catalog.rows import EmbeddingRow, QuarantineRow, ScannedRow, SightingRow, VerdictRow
 from infra.errors import BackdropError, ServiceError
 from infra.files import canonical_json, sha256_bytes
 from infra.images import BadImage, prepare
@@ -48,10 +48,9 @@ class Slice:
 
 @dataclass(frozen=True)
 class Task:
-    """A slice, and what the catalog knows that matters to its scan: image ids taken down, and those embedded."""
+    """A slice, and which of its images the catalog has embeddings of."""
 
     slice: Slice
-    taken: Collection[str]
     embedded: Collection[str]
 
 
@@ -63,6 +62,15 @@ class Found:
     verdicts: list[VerdictRow] = field(default_factory=list)
     quarantined: list[QuarantineRow] = field(default_factory=list)
     embeddings: dict[str, EmbeddingRow] = field(default_factory=dict)  # by image id
+
+    def without(self, taken: Collection[str]) -> Found:
+        """The same, with nothing of these images but which sighting showed them."""
+        return Found(
+            [ScannedRow(row.sighting, row.image_id) if row.image_id in taken else row for row in self.rows],
+            [row for row in self.verdicts if row.image_id not in taken],
+            [row for row in self.quarantined if row.image_id not in taken],
+            {image_id: row for image_id, row in self.embeddings.items() if image_id not in taken},
+        )
 
 
 def scan(
@@ -88,7 +96,7 @@ def scan(
                 progress(len(piece.rows))
             else:
                 ids = [row.image_id for row in piece.rows if row.image_id]
-                yield Task(piece, catalog.taken_down(), catalog.embedded(embedder, ids) if embedder else ())
+                yield Task(piece, catalog.embedded(embedder, ids) if embedder else ())
 
     with Commits() as commits:
         for piece, found, judged in crew.map(partial(scan_slice, spec, embedder), missing()):
@@ -101,16 +109,15 @@ def scan(
 
 
 def _commit(catalog: Catalog, store: ObjectStore, delivery: str, slice_id: str, found: Found) -> None:
-    """One transaction. What was taken down since the slice was handed out keeps no bytes in quarantine."""
-    quarantined = found.quarantined
-    if quarantined:
-        taken = catalog.taken_down([row.image_id for row in quarantined if row.image_id])
-        for row in quarantined:
+    """One transaction. Of what was taken down, also since the slice was handed out, nothing is kept but its id."""
+    taken = catalog.taken_down([row.image_id for row in found.rows if row.image_id])
+    if taken:
+        for row in found.quarantined:
             if row.image_id in taken and row.key:
                 store.delete(row.key)
-        quarantined = [row for row in quarantined if row.image_id not in taken]
+        found = found.without(taken)
     embeddings = list(found.embeddings.values())
-    catalog.commit_scan(delivery, slice_id, found.rows, found.verdicts, quarantined, embeddings)
+    catalog.commit_scan(delivery, slice_id, found.rows, found.verdicts, found.quarantined, embeddings)
 
 
 def slices_of(rows: Iterator[SightingRow], spec: FilterSpec, code: str) -> Iterator[Slice]:
@@ -173,10 +180,7 @@ def scan_slice(
 
 
 def look_at(row: SightingRow, delivery: str, tools: Tools, found: Found, task: Task, poison: str | None = None) -> str:
-    """Adds to `found` what one sighting shows and what the filters say; returns 'kept' or what dropped it.
-
-    Of an image that was taken down nothing is looked at, and nothing kept.
-    """
+    """Adds to `found` what one sighting shows and what the filters say; returns 'kept' or what dropped it."""
 
     def say(image_id: str | None, one: Judgement) -> None:
         found.verdicts.append(
@@ -190,9 +194,6 @@ def look_at(row: SightingRow, delivery: str, tools: Tools, found: Found, task: T
         say(None, Judgement(READ, _VERSION, DROP, 0.0, problem))
         return READ
     image_id = sha256_bytes(data)
-    if image_id in task.taken:
-        found.rows.append(ScannedRow(row.id, image_id))
-        return TAKEN
     try:
         if poison is not None:
             raise BadImage("poisoned", poison)

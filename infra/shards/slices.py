@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -152,16 +153,15 @@ def slice_file(store: ObjectStore, prefix: str, record: Mapping[str, Any], name:
     facts = record["files"][name]
     in_place = store.local_path(f"{prefix}/{name}")
     path = in_place if in_place is not None else cache / str(record["id"]) / name
-    if in_place is None and not _is_whole(path, facts):
-        try:
+    if _is_whole(path, facts):
+        return path
+    if in_place is None:
+        with contextlib.suppress(ObjectMissing):
             store.fetch(f"{prefix}/{name}", path)
-        except ObjectMissing:
-            raise _damaged(store, prefix, name) from None
-    if not _is_whole(path, facts):
-        if in_place is None:
-            path.unlink(missing_ok=True)
-        raise _damaged(store, prefix, name)
-    return path
+            if _is_whole(path, facts):
+                return path
+        path.unlink(missing_ok=True)
+    raise _damaged(store, prefix, name)
 
 
 def _is_whole(path: Path, facts: Mapping[str, Any]) -> bool:
