@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,11 +14,12 @@ import torch
 from infra.object_store import ObjectStore
 from infra.shards import Slice
 from training.draws import Draws
-from training.loader import Batch, Loader, open_loader
-from training.presets.sections import LatentsSection
-from training.samples import square, train_slices
+from training.feed import Batch
+from training.loader import Loader, open_loader
+from training.samples import square
 
-__all__ = ["Batch", "Loader", "choose", "image_loader", "latent_loader", "listed_loader", "square", "train_slices"]
+if TYPE_CHECKING:
+    from training.encoding import Encoder
 
 DECODERS = min(8, os.cpu_count() or 1)
 """Threads that decode pictures ahead of the training loop."""
@@ -33,21 +34,17 @@ def listed_loader(
     cache: Path,
     batch_size: int,
     seed: int,
-    text_encoder: str | None,
+    encoder: Encoder | None,
     split: str = "slices",
 ) -> Loader:
     """The batches of a `latents` listing, as `latent_loader` describes them; `split` may be "holdout".
 
-    Where its section says `precomputed: false`, the pictures are encoded ahead of the training loop, into what the
-    recipe would have kept.
+    With an `encoder` (`encoding.encoder_of`) the pictures are encoded ahead of the training loop, into what the recipe
+    would have kept.
     """
     slices = [Slice(**piece) for piece in listing[split]]
-    section = LatentsSection(**listing["section"])
-    if section.precomputed:
+    if encoder is None:
         return latent_loader(store, slices, cache, batch_size, seed)
-    from training.encoding import Encoder
-
-    encoder = Encoder(store, listing["autoencoder"], text_encoder, listing["image_size"], section, listing["seed"])
 
     def collate(samples: list[dict[str, Any]], bucket: str) -> Batch:
         return stack_latents(encoder.rows(samples, bucket))
@@ -74,10 +71,6 @@ def latent_loader(
     cache: Path,
     batch_size: int,
     seed: int,
-    *,
-    start: int = 0,
-    rank: int = 0,
-    ranks: int = 1,
 ) -> Loader:
     """Batches of latent slices, shuffled, with every variant of a sample: see `choose`.
 
@@ -85,9 +78,7 @@ def latent_loader(
     has_product (B,), and what Loader adds. Slices of one bucket make batches of their own: h and w are those of the
     batch's bucket.
     """
-    return open_loader(store, slices, cache, batch_size, seed, lambda rows, bucket: stack_latents(rows)).at(
-        start, rank, ranks
-    )
+    return open_loader(store, slices, cache, batch_size, seed, lambda rows, bucket: stack_latents(rows))
 
 
 def stack_latents(rows: Sequence[Mapping[str, Any]]) -> Batch:

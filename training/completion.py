@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from training import flow
-from training.batches import Batch, choose
+from training.batches import choose
 from training.draws import Draws
+from training.feed import Batch
 from training.precision import autocast, fast_dtype
 from training.presets.sections import CompletionSection
 from training.repa import Alignment
@@ -62,13 +63,16 @@ def completion_loss(
     return loss
 
 
-def held_out_errors(section: CompletionSection, product_share: float, empty_share: float, batch: Batch) -> HeldOut:
+def held_out_errors(
+    section: CompletionSection, product_share: float, empty_share: float, batch: Batch, jittered: int
+) -> HeldOut:
     """The velocity's error on a held-out batch by time, t = 0 (data) to 1 (noise) in equal parts.
 
-    Masks, noise and times are the same at every call, so that a curve of it shows the model alone.
+    Masks, noise and times are the same at every call, so that a curve of it shows the model alone. `jittered` as in
+    `choose`. A part in which none of a small batch's times lies is left out.
     """
     draws = Draws.of(batch, seed=0, step=0)
-    chosen = choose(batch, product_share, empty_share, 0.0, draws)
+    chosen = choose(batch, product_share, empty_share, 0.0, draws, jittered)
     noise, t = draws.normal("noise", *chosen["latent"].shape[1:]), draws.strata("times")
 
     @torch.no_grad()
@@ -87,7 +91,7 @@ def held_out_errors(section: CompletionSection, product_share: float, empty_shar
             errors.append(flow.weighted_error(predicted.float(), target, mask[rows], section.hole_weight))
         error, bucket = torch.cat(errors), (time * TIME_BUCKETS).long()
         found = {"loss": error.mean().item()}
-        for index in range(TIME_BUCKETS):
+        for index in bucket.unique().tolist():
             name = f"loss, t {index / TIME_BUCKETS:g} to {(index + 1) / TIME_BUCKETS:g}"
             found[name] = error[bucket == index].mean().item()
         return found

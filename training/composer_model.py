@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from training._compat.composer import ComposerModel
 from training.draws import Draws
+from training.feed import Batch
 
-Batch = dict[str, Tensor]
 Loss = Callable[[nn.Module, Batch, Draws], Mapping[str, Tensor]]
 """loss(model, batch, draws) → named scalars, of which "loss" is minimised. All its random numbers come from `draws`."""
 

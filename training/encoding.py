@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from training.samples import latent_columns, picture_of, picture_size, product_o
 DTYPE = "float16"
 """Of latents and text, as they are kept."""
 AT_ONCE = 64
-"""Pictures that the autoencoder sees at once."""
+"""Pictures, whole or with a hole, that are in memory and that the autoencoder sees at once."""
 
 Sample = dict[str, Any]
 
@@ -45,6 +45,11 @@ class Encoder:
         self.text = TextEncoder(text_encoder, section.text_length, self.device)
         self.factor = self.autoencoder.config.factor
 
+    @property
+    def variants(self) -> int:
+        """K, the masks of a sample: everything, the random ones, the product's jittered, the product's."""
+        return self.section.random_masks + self.section.jittered_masks + 2
+
     def shape(self, bucket: str) -> tuple[int, int]:
         """(height, width) of the pictures of a bucket, in pixels."""
         return picture_size(bucket, self.image_size, self.factor * self.section.patch)
@@ -56,7 +61,7 @@ class Encoder:
             self.autoencoder.config.latent_channels,
             height // self.factor,
             width // self.factor,
-            self.section.random_masks + self.section.jittered_masks + 2,
+            self.variants,
             self.section.captions,
             self.section.text_length,
             self.text.width,
@@ -70,13 +75,19 @@ class Encoder:
 
     def pictures(self, samples: Sequence[Sample], bucket: str) -> list[Sample]:
         """id, latent, masked, masks and has_product of filtered samples."""
+        step = max(1, AT_ONCE // self.variants)
+        empty = self.encode(np.zeros((1, *self.shape(bucket), 3), np.float32))
+        parts = [samples[first : first + step] for first in range(0, len(samples), step)]
+        return [row for part in parts for row in self._pictures(part, bucket, empty)]
+
+    def _pictures(self, samples: Sequence[Sample], bucket: str, empty: np.ndarray) -> list[Sample]:
+        """`pictures` of a few; `empty` (1, C, h, w) is the latent of a picture that is all hole."""
         shape = self.shape(bucket)
         pictures = [to_float(picture_of(sample, *shape)) for sample in samples]
         holes = [self.holes(sample, *shape) for sample in samples]
         kept = [punch(picture, hole) for picture, some in zip(pictures, holes, strict=True) for hole in some[1:]]
-        everything = np.zeros((1, *shape, 3), np.float32)
-        latents = self.encode(np.concatenate([np.stack(pictures), np.stack(kept), everything]))
-        own, masked, empty = latents[: len(samples)], latents[len(samples) : -1], latents[-1:]
+        latents = self.encode(np.stack([*pictures, *kept]))
+        own, masked = latents[: len(samples)], latents[len(samples) :]
         masked = masked.reshape(len(samples), -1, *masked.shape[1:])
         return [
             {
@@ -125,3 +136,11 @@ class Encoder:
         own = sample["captions"] or [""]
         first = zlib.crc32(sample["id"].encode())
         return [own[(first + index) % len(own)] for index in range(self.section.captions)]
+
+
+def encoder_of(store: ObjectStore, listing: Mapping[str, Any], text_encoder: str | None) -> Encoder | None:
+    """What encodes the pictures of a `latents` listing while they are trained on; None where that was done before."""
+    section = LatentsSection(**listing["section"])
+    if section.precomputed:
+        return None
+    return Encoder(store, listing["autoencoder"], text_encoder, listing["image_size"], section, listing["seed"])

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 Batch = dict[str, Tensor]
+"""Columns of one length, by name."""
 
 
 class Loader(Protocol):

@@ -7,22 +7,22 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from infra.errors import BackdropError
 from infra.object_store import ObjectStore
 from infra.shards import Samples, Slice
 from infra.shards.versions import WHOLE
 from training.draws import GLOBAL_SIZE, POSITION
+from training.feed import Batch
 from training.plan import GlobalBatch, Plan
 
 log = logging.getLogger(__name__)
 
-Batch = dict[str, Tensor]
 Collate = Callable[[list[dict[str, Any]], str], Batch]
 """collate(samples, the bucket they are all of) → columns of one length; "" is no bucket."""
 
@@ -38,12 +38,12 @@ SHARDS_AHEAD = 64
 class Loader(Iterator[Batch]):
     """An iterator over this rank's batches from global batch `start` on, through all epochs, without end.
 
-    Rank r of W gets positions r·B/W … (r+1)·B/W - 1 of each global batch. To the collated columns come `position`,
-    `global_size` and `sample`, int64 (B/W,). `len` is the global batches of one epoch. Reading ahead begins with
-    `iter()`, or with the first batch that is asked for. `dropped` names what an epoch leaves out of each bucket, see
-    Plan.
+    Rank r of W gets positions r·B/W … (r+1)·B/W - 1 of each global batch; that W divides B is for `ranks.share_of` to
+    check. To the collated columns come `position`, `global_size` and `sample`, int64 (B/W,). `len` is the global
+    batches of one epoch. Reading ahead begins with `iter()`, or with the first batch that is asked for. `dropped` names
+    what an epoch leaves out of each bucket, see Plan.
 
-    Raises BackdropError when the ranks cannot share a batch; what `Samples` raises comes with the batch it concerns.
+    What `Samples` raises comes with the batch it concerns.
     """
 
     def __init__(
@@ -57,7 +57,6 @@ class Loader(Iterator[Batch]):
         ranks: int = 1,
         threads: int = 1,
     ) -> None:
-        _check_ranks(plan, rank, ranks)
         self.samples, self.plan, self.collate, self.threads = samples, plan, collate, threads
         self.start, self.rank, self.ranks = start, rank, ranks
         self.batch_size = plan.batch_size
@@ -67,6 +66,7 @@ class Loader(Iterator[Batch]):
         self._makers: ThreadPoolExecutor | None = None
         self._seeker: ThreadPoolExecutor | None = None
         self._seeking: Future[None] | None = None
+        self._closing = Event()
 
     def at(self, start: int, rank: int = 0, ranks: int = 1) -> Loader:
         """The same plan from global batch `start` on, as rank `rank` of `ranks` sees it."""
@@ -85,12 +85,17 @@ class Loader(Iterator[Batch]):
         self.samples.refuse_withdrawn(batch[SAMPLE].numpy())  # a takedown may have come between
         return batch
 
+    def batch(self, number: int) -> Batch:
+        """This rank's part of one global batch, made at once and without reading ahead."""
+        return self._make(self.plan.batch(number))
+
     def ids(self, batch: Mapping[str, Tensor]) -> list[str]:
         """The ids of the images in a batch of this loader."""
         return [str(row["id"]) for row in self.samples.read(batch[SAMPLE].cpu().numpy(), ["id"])]
 
     def close(self) -> None:
-        """Ends the threads that read ahead."""
+        """Ends the threads that read ahead, with the batches and the shard that they are at."""
+        self._closing.set()
         for pool in (self._makers, self._seeker):
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
@@ -105,8 +110,17 @@ class Loader(Iterator[Batch]):
         wanted = range(max(self._sought, self._next), self._next + SHARDS_AHEAD)
         if wanted and (self._seeking is None or self._seeking.done()):
             numbers = np.concatenate([self._mine(self.plan.batch(number).samples) for number in wanted])
-            self._seeking = self._seeker.submit(self.samples.open_shards, numbers)
+            self._seeking = self._seeker.submit(self._seek, numbers)
             self._sought = wanted.stop
+
+    def _seek(self, numbers: np.ndarray) -> None:
+        """Fetches and checks the shards of these samples, one by one: closing waits for no more than one."""
+        ends = np.cumsum(np.concatenate(list(self.plan.buckets.values())))
+        _, firsts = np.unique(np.searchsorted(ends, numbers, side="right"), return_index=True)
+        for number in numbers[firsts]:
+            if self._closing.is_set():
+                return
+            self.samples.open_shards(np.array([number]))
 
     def _make(self, whole: GlobalBatch) -> Batch:
         numbers = self._mine(whole.samples)
@@ -139,6 +153,12 @@ def open_loader(
     for piece, count in samples.shards():
         shards.setdefault(piece.bucket, []).append(count)
     plan = Plan(seed, shards, batch_size)
+    log_dropped(plan)
+    return Loader(samples, plan, collate, threads=threads)
+
+
+def log_dropped(plan: Plan) -> None:
+    """Says what each epoch leaves out, bucket by bucket; a warning for a bucket of which nothing is learned."""
     for bucket, count in plan.dropped.items():
         if not count:
             continue
@@ -149,20 +169,3 @@ def open_loader(
             "bucket %s: %d of %d samples are in no batch of %d in each epoch%s",
             *(bucket or WHOLE, count, size, plan.batch_size, whole),
         )
-    return Loader(samples, plan, collate, threads=threads)
-
-
-def _check_ranks(plan: Plan, rank: int, ranks: int) -> None:
-    if not 0 <= rank < ranks:
-        raise BackdropError(f"there is no rank {rank} among {ranks}", "ranks count from 0")
-    if plan.batch_size % ranks:
-        raise BackdropError(
-            f"a global batch of {plan.batch_size} samples cannot be shared by {ranks} ranks alike",
-            "choose a batch_size that the number of ranks divides",
-        )
-    for bucket, size in plan.sizes.items():
-        if size < ranks:
-            raise BackdropError(
-                f"the bucket {bucket or WHOLE} has {size} samples, fewer than the {ranks} ranks",
-                "use fewer ranks, add pictures of this shape, or set latents.aspect_ratios to false",
-            )

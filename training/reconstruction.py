@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from training.adversarial import Adversary, adversarial_terms
 from training.draws import Draws
+from training.feed import Batch
 from training.models.autoencoder import Autoencoder
 from training.perceptual import Features, perceptual_distance
 from training.precision import mixed
@@ -17,8 +18,6 @@ from training.presets.sections import AutoencoderSection
 
 if TYPE_CHECKING:
     from training.composer_model import Loss
-
-Batch = dict[str, Tensor]
 
 
 def reconstruction_loss(section: AutoencoderSection, features: Features | None = None) -> Loss:

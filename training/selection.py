@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from infra.errors import BackdropError
-from training.loader import Loader
+from training.loader import Loader, log_dropped
 from training.presets.sections import CuratedStageSection
 
 log = logging.getLogger(__name__)
 
 _READ_AT_ONCE = 4096
+_READERS = 8
+"""Threads: a sample that is read has its whole shard fetched and hashed."""
 
 
 def select(loader: Loader, chosen: np.ndarray) -> Loader:
-    """`loader` over the samples of these numbers, ascending, alone."""
-    return Loader(loader.samples, loader.plan.only(chosen), loader.collate, threads=loader.threads)
+    """`loader` over the samples of these numbers, ascending, alone. Says in the log what is dropped of them."""
+    plan = loader.plan.only(chosen)
+    log_dropped(plan)
+    return Loader(loader.samples, plan, loader.collate, threads=loader.threads)
 
 
 def with_products(loader: Loader) -> Loader:
@@ -65,4 +70,6 @@ def _facts(loader: Loader) -> list[tuple[bool, int]]:
 def _rows(loader: Loader, columns: list[str]) -> list[dict[str, Any]]:
     numbers = np.arange(len(loader.samples))
     parts = [numbers[first : first + _READ_AT_ONCE] for first in range(0, len(numbers), _READ_AT_ONCE)]
-    return [row for part in parts for row in loader.samples.read(part, columns)]
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = list(pool.map(lambda part: loader.samples.read(part, columns), parts))
+    return [row for rows in found for row in rows]

@@ -6,11 +6,12 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,10 +21,12 @@ from infra import images
 from infra.errors import BackdropError
 from infra.object_store import DirectoryStore, ObjectStore
 from infra.settings import REPOSITORY
-from infra.shards import FILTERED_COLUMNS, Slice, Withdrawn, withdraw_slice, write_slice
-from training.batches import Batch, choose, image_loader, latent_loader
+from infra.shards import FILTERED_COLUMNS, Samples, Slice, Withdrawn, withdraw_slice, write_slice
+from training.batches import choose, image_loader, latent_loader
 from training.draws import Draws
+from training.feed import Batch
 from training.loader import Loader, open_loader
+from training.plan import Plan
 from training.samples import latent_columns
 
 SHAPES = {"": (4, 4), "1x1": (4, 4), "3x4": (5, 3)}
@@ -121,15 +124,48 @@ def test_what_is_dropped_is_reported(store: ObjectStore, slices: list[Slice], ca
     assert opened(store, [latents(store, 9)]).dropped == {"all": 1}
 
 
-def test_ranks_that_cannot_share_a_batch_are_refused(store: ObjectStore, slices: list[Slice]) -> None:
-    loader = opened(store, [*slices, latents(store, 3, "", "few")])
-    with pytest.raises(BackdropError, match="batch of 8 samples cannot be shared by 3 ranks"):
-        loader.at(0, 0, 3)
-    with pytest.raises(BackdropError, match="the bucket all has 3 samples, fewer than the 4 ranks"):
-        loader.at(0, 0, 4)
-    with pytest.raises(BackdropError, match="no rank 2 among 2"):
-        loader.at(0, 2, 2)
-    assert loader.at(0, 1, 2).dropped["all"] == 3
+def test_a_bucket_with_fewer_samples_than_ranks_is_dropped_like_any_that_fills_no_batch(
+    store: ObjectStore, slices: list[Slice]
+) -> None:
+    loaders = [opened(store, [*slices, latents(store, 3, "", "few")]).at(0, rank, 8) for rank in range(8)]
+    assert loaders[0].dropped["all"] == 3
+    assert all(len(next(loader)["sample"]) == 1 for loader in loaders)
+
+
+def test_one_batch_can_be_had_without_reading_ahead(store: ObjectStore, slices: list[Slice]) -> None:
+    loader = opened(store, slices)
+    before = threading.active_count()
+    found = loader.batch(2)
+    assert threading.active_count() == before
+    assert same(found, list(islice(loader, 3))[2])
+    loader.close()
+
+
+class Shards:
+    """Samples whose shards take until `let_go` to be fetched; notes which were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.begun, self.let_go = threading.Event(), threading.Event()
+
+    def read(self, numbers: np.ndarray) -> list[dict[str, Any]]:
+        return [{} for _ in numbers]
+
+    def open_shards(self, numbers: np.ndarray) -> None:
+        self.asked += numbers.tolist()
+        self.begun.set()
+        assert self.let_go.wait(10)
+
+
+def test_closing_waits_for_the_shard_that_is_being_fetched_alone() -> None:
+    shards = Shards()
+    plan = Plan(0, {"": [10] * 40}, 4)
+    loader = Loader(cast(Samples, shards), plan, lambda rows, bucket: {"x": torch.zeros(len(rows))})
+    iter(loader)
+    assert shards.begun.wait(10)
+    threading.Timer(0.1, shards.let_go.set).start()
+    loader.close()
+    assert len(shards.asked) == 1
 
 
 def test_the_loader_reads_ahead_and_not_too_far(store: ObjectStore, tmp_path: Path) -> None:

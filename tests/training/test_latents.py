@@ -21,7 +21,7 @@ from infra.jobs.spec import JobResult
 from infra.object_store import DirectoryStore, ObjectStore
 from infra.shards import FILTERED_COLUMNS, Slice, load_slice, make_version, write_slice
 from training.batches import latent_loader, listed_loader
-from training.encoding import Encoder
+from training.encoding import AT_ONCE, Encoder, encoder_of
 from training.latent_slices import find_latents, rewrite_latents
 from training.models.autoencoder import Autoencoder, AutoencoderConfig
 from training.models.io import save_model
@@ -153,7 +153,10 @@ def test_encoding_in_the_loop_gives_what_would_have_been_kept(bench: Bench) -> N
         result, listing = bench.run(aspect_ratios=aspect_ratios, precomputed=False)
         assert result.data["encoded"] == 0
         assert {piece["id"] for piece in listing["slices"]} == {piece.id for piece in bench.slices}
-        stored, made = (listed_loader(bench.store, one, Path("no cache"), 5, 3, None) for one in (kept, listing))
+        stored, made = (
+            listed_loader(bench.store, one, Path("no cache"), 5, 3, encoder_of(bench.store, one, None))
+            for one in (kept, listing)
+        )
         assert (len(stored), stored.dropped) == (len(made), made.dropped)
         # The lists are in the same order, so the plans are equal; a picture's neighbours are not the same in both.
         for one, other in islice(zip(stored, made, strict=True), 4):
@@ -167,10 +170,19 @@ def test_encoding_in_the_loop_gives_what_would_have_been_kept(bench: Bench) -> N
 
 
 @pytest.mark.integration
-def test_a_model_trains_on_buckets_that_are_encoded_in_the_loop(bench: Bench) -> None:
+def test_a_model_trains_on_buckets_that_are_encoded_in_the_loop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training import encoding
     from training.recipes import pretrain
 
     result, _ = bench.run(aspect_ratios=True, precomputed=False, jittered_masks=1)
+    loaded: list[Encoder] = []
+
+    class Counted(Encoder):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            loaded.append(self)
+
+    monkeypatch.setattr(encoding, "Encoder", Counted)
     spec = PretrainSpec(
         **bench.spec().model_dump(include={"store", "dataset", "image_size", "autoencoder", "text_encoder", "seed"}),
         output="out/pretrain",
@@ -183,6 +195,23 @@ def test_a_model_trains_on_buckets_that_are_encoded_in_the_loop(bench: Bench) ->
     assert [row["step"] for row in curve] == list(range(1, 9))
     assert all(math.isfinite(row["loss"]) for row in curve)
     assert trained.metadata["samples_dropped_per_epoch"] == 1 + 3 + 1
+    assert len(loaded) == 1  # for the loop and for the held-out samples
+
+
+def test_no_more_pictures_are_in_memory_than_are_encoded_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = bench.encoder(random_masks=4, jittered_masks=2)
+    encoded: list[int] = []
+
+    def encode(pictures: np.ndarray) -> np.ndarray:
+        encoded.append(len(pictures))
+        return np.arange(len(pictures), dtype=np.float16)[:, None, None, None]
+
+    monkeypatch.setattr(encoder, "encode", encode)
+    rows = encoder.pictures(list(samples(20, 50, 50, "x")), "")
+    assert [row["id"] for row in rows] == [f"x-{k}" for k in range(20)]
+    assert sum(encoded) == 1 + 20 * 8
+    assert max(encoded) <= AT_ONCE
+    assert rows[7]["masked"].shape == (8, 1, 1, 1)
 
 
 def test_masks_come_in_their_order(bench: Bench) -> None:

@@ -254,7 +254,7 @@ def test_tokens_learn_to_agree_with_any_teacher() -> None:
 
 
 def test_the_held_out_error_is_measured_by_time_and_is_the_same_at_every_call() -> None:
-    measure = held_out_errors(CompletionSection(), 0.5, 0.1, batch(64))
+    measure = held_out_errors(CompletionSection(), 0.5, 0.1, batch(64), 0)
     model = awake().eval()
     found = measure(model)
     assert list(found) == [
@@ -276,3 +276,33 @@ def test_the_held_out_error_is_measured_by_time_and_is_the_same_at_every_call() 
 
     by_time = list(measure(Knowing()).values())[1:]
     assert min(by_time[:2]) > 1000 > max(by_time[2:])
+
+
+class Watching(torch.nn.Module):
+    """Predicts nothing, and keeps the masked latents that it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.shown: list[Tensor] = []
+
+    def forward(self, z: Tensor, t: Tensor, masked: Tensor, *given: Tensor) -> Tensor:
+        self.shown.append(masked)
+        return torch.zeros_like(z)
+
+
+def test_the_held_out_error_is_measured_on_the_masks_that_are_trained_on() -> None:
+    given = batch(32)
+    given["masked"] = torch.arange(4.0).view(1, 4, 1, 1, 1).expand(32, 4, 4, 4, 6)  # of mask k: k
+    for share, expected in ((0.0, {1.0}), (1.0, {2.0, 3.0})):  # everything, a random one, a jittered one, the exact one
+        model = Watching()
+        held_out_errors(CompletionSection(), share, 0.0, {**given, "masks": batch(32)["masks"][:, [0, 1, 2, 2]]}, 1)(
+            model
+        )
+        assert set(torch.cat(model.shown).unique().tolist()) == expected
+
+
+def test_a_part_of_the_times_without_a_held_out_sample_is_left_out() -> None:
+    found = held_out_errors(CompletionSection(), 0.5, 0.1, batch(2), 0)(Watching())
+    assert len(found) == 3
+    assert all(torch.tensor(list(found.values())).isfinite())

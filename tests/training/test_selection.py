@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from typing import Any, cast
 
@@ -108,6 +109,13 @@ def test_batches_stay_in_their_bucket_and_are_the_same_on_two_ranks_and_after_a_
     assert [n for half in halves for n in next(half)["n"].tolist()] == batches[5].samples.tolist()
     for half in halves:
         half.close()
+
+
+def test_what_is_dropped_of_the_selection_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "training.loader"):
+        select(loader(latents()), np.array([0, 1, 2, 3, 4, 30]))
+    assert "bucket 1x1: 1 of 5 samples are in no batch of 4" in caplog.text
+    assert "bucket 3x4: 1 of 1 samples are in no batch of 4" in caplog.text
 
 
 def test_a_bucket_without_a_chosen_sample_is_not_there() -> None:

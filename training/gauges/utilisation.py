@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from infra.jobs.ranks import Place
 from training import precision
-from training.composer_model import Batch, Loss, size_of
+from training.composer_model import Loss, size_of
 from training.draws import Draws
+from training.feed import Batch
 
 DATASHEET_TFLOPS = {
     "B200": 2250.0,

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from training import flow
-from training.batches import Batch, choose
+from training.batches import choose
 from training.composer_model import Loss
 from training.draws import Draws
+from training.feed import Batch
 from training.models.dit import DiT
 from training.personalise.token import LearnedToken, PromptEncoder
 from training.precision import mixed

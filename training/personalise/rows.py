@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.batches import Batch
 from training.draws import GLOBAL_SIZE, POSITION
 from training.editing import to_float
+from training.feed import Batch
 from training.masks import punch, random_mask, to_cells
 from training.models.autoencoder import Autoencoder
 from training.precision import mixed

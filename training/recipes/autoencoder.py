@@ -19,7 +19,7 @@ from infra.object_store import ObjectStore
 from infra.shards import Slice, load_version, read_slices
 from training import pictures, precision
 from training.adversarial import Adversary
-from training.batches import image_loader, square, train_slices
+from training.batches import image_loader
 from training.editing import to_float, to_uint8
 from training.ema import Ema
 from training.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -31,6 +31,7 @@ from training.presets.sections import AutoencoderSection
 from training.recipes.fit import Draw, Fit, fit, forget_checkpoints
 from training.recipes.masked_decoder import Probe, masked_decoder_loss
 from training.reconstruction import reconstruction_loss
+from training.samples import square, train_slices
 from training.specs import AutoencoderSpec
 
 NORMALISED_OVER = 512  # pictures

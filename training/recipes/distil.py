@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from infra.jobs.program import JobContext
 from infra.jobs.spec import JobResult
 from training import flow
-from training.batches import Batch, choose
+from training.batches import choose
 from training.composer_model import Loss
 from training.draws import Draws
 from training.ema import Ema
+from training.feed import Batch
 from training.models.dit import DiT, as_flow_map
 from training.precision import autocast, fast_dtype
 from training.presets.sections import DistilSection

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from infra.jobs.program import JobContext
 from infra.jobs.spec import JobResult
 from infra.object_store import ObjectStore
 from training import pictures
-from training.batches import Loader, listed_loader
+from training.batches import listed_loader
 from training.callbacks.held_out import HeldOut
 from training.completion import held_out_errors
 from training.editing import complete, composite
+from training.encoding import Encoder, encoder_of
 from training.flow import resolution_shift
+from training.loader import Loader
 from training.models.dit import DiT
 from training.models.io import load_model, save_model
 from training.parts import TorchParts
@@ -50,19 +53,21 @@ class Latents:
         with np.load(io.BytesIO(job.store.get(self.listing["examples"])), allow_pickle=False) as arrays:
             self.examples = {name: arrays[name] for name in arrays.files}
 
+    @cached_property
+    def encoder(self) -> Encoder | None:
+        """One for all loaders of a recipe, loaded with the first of them; None where nothing is left to encode."""
+        return encoder_of(self.job.store, self.listing, self.spec.text_encoder)
+
     def loader(self, batch_size: int, seed: int, split: str = "slices") -> Loader:
-        cache, encoder = self.job.folder / "cache", self.spec.text_encoder
-        return listed_loader(self.job.store, self.listing, cache, batch_size, seed, encoder, split)
+        cache = self.job.folder / "cache"
+        return listed_loader(self.job.store, self.listing, cache, batch_size, seed, self.encoder, split)
 
     def held_out(self, section: CompletionSection, product_share: float, empty_share: float) -> HeldOut | None:
         """What measures the loss on held-out samples; None where that is not asked for, or there are none."""
         if not section.held_out_every or not self.listing["holdout"]:
             return None
-        loader = self.loader(HELD_OUT, self.spec.seed, "holdout")
-        try:
-            return held_out_errors(section, product_share, empty_share, next(iter(loader)))
-        finally:
-            loader.close()
+        batch = self.loader(HELD_OUT, self.spec.seed, "holdout").batch(0)
+        return held_out_errors(section, product_share, empty_share, batch, self.jittered)
 
     @property
     def channels(self) -> int:

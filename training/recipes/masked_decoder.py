@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from training.draws import Draws
 from training.editing import to_uint8
+from training.feed import Batch
 from training.masks import random_mask
 from training.models.autoencoder import Autoencoder
 from training.models.decoder import MaskedDecoder
 from training.pictures import sample_grid
 from training.precision import mixed
 from training.presets.sections import MaskedDecoderSection
-from training.reconstruction import Batch, pixel_terms
+from training.reconstruction import pixel_terms
 from training.seam import border_band, composite, seam_error
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ import torch
 from infra.jobs.program import JobContext
 from infra.jobs.spec import JobResult
 from training import pictures
-from training.batches import Batch
 from training.composer_model import Loss
 from training.editing import complete
 from training.ema import Ema
+from training.feed import Batch
 from training.flow import resolution_shift
 from training.models.autoencoder import Autoencoder
 from training.models.dit import DiT
