@@ -14,7 +14,7 @@ class OverlayStore:
 
     def __init__(self, below: ObjectStore, folder: Path) -> None:
         self.uri = below.uri
-        self._below = below
+        self.below = below
         self._own = DirectoryStore(folder)
         self._removed: set[str] = set()
 
@@ -31,15 +31,15 @@ class OverlayStore:
         return self._holder(key).get(key)
 
     def exists(self, key: str) -> bool:
-        return self._own.exists(key) or (key not in self._removed and self._below.exists(key))
+        return self._own.exists(key) or (key not in self._removed and self.below.exists(key))
 
     def size(self, key: str) -> int:
         return self._holder(key).size(key)
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[str]:
         last = None
-        for key in heapq.merge(self._own.list(prefix, start_after), self._below.list(prefix, start_after)):
-            if key != last and self.exists(key):
+        for key in heapq.merge(self._own.list(prefix, start_after), self.below.list(prefix, start_after)):
+            if key != last and (key not in self._removed or self._own.exists(key)):
                 yield key
             last = key
 
@@ -55,11 +55,12 @@ class OverlayStore:
         self._holder(key).fetch(key, path)
 
     def local_path(self, key: str) -> Path | None:
-        return self._own.local_path(key) if self._own.exists(key) else self._below.local_path(key)
+        here = key in self._removed or self._own.exists(key)
+        return self._own.local_path(key) if here else self.below.local_path(key)
 
     def _holder(self, key: str) -> ObjectStore:
         if self._own.exists(key):
             return self._own
         if key in self._removed:
             raise ObjectMissing(f"there is no object '{key}': this process removed it", "materialise it again")
-        return self._below
+        return self.below

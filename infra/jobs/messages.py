@@ -66,6 +66,13 @@ class ObjectStoreChannel(PipesMessageWriterChannel):
         self._patience = patience
         self._lines: list[bytes] = []
         self._lock = threading.Lock()
+        # Whoever forks waits for a write to end: a child would inherit the locks of boto3 and OpenSSL, held for ever.
+        self._writing = threading.Lock()
+        os.register_at_fork(
+            before=self._writing.acquire,
+            after_in_parent=self._writing.release,
+            after_in_child=self._writing.release,
+        )
         self._number = 0
         self._sequence = 0
         self._pid = os.getpid()
@@ -101,7 +108,8 @@ class ObjectStoreChannel(PipesMessageWriterChannel):
             if self._closing.is_set() and deadline is None:
                 deadline, wait = time.monotonic() + self._patience, self._interval
             try:
-                self._flush()
+                with self._writing:
+                    self._flush()
                 wait, self._failure = self._interval, None
                 if deadline is not None:
                     return

@@ -63,7 +63,8 @@ class JobContext(Generic[S]):
     """What a job's ``run(spec, job)`` works with.
 
     ``folder`` is local, private and locked: checkpoints live there and survive kill -9 of the job. What
-    others read goes to ``store`` below ``output``.
+    others read goes to ``store`` below ``output``. On a rank beside rank 0 what is written to ``store`` is
+    dropped at the end; ``shared`` is the store that all ranks write to.
     """
 
     spec: S
@@ -74,6 +75,10 @@ class JobContext(Generic[S]):
     channel: Channel = field(default_factory=ConsoleChannel)
     shown: dict[str, list[str]] = field(default_factory=dict, init=False)
     _progress: tuple[str, float] = field(default=("", 0.0), init=False, repr=False)
+
+    @property
+    def shared(self) -> ObjectStore:
+        return self.store.below if isinstance(self.store, OverlayStore) else self.store
 
     def progress(self, stage: str, done: float, total: float, unit: str = "") -> None:
         """Says how far ``stage`` is. Call it as often as you like: only a few a second are passed on, the
@@ -167,7 +172,9 @@ class _Run:
                 stack.enter_context(self._folder.lock())
             except BackdropError as held:
                 refused = held
-            code, error = self._last_words(self._attempt(refused))
+            outcome = self._attempt(refused)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            code, error = self._last_words(outcome)
             if refused is None:  # otherwise the folder, and so exit.json, is another job's
                 self._write_exit(code, error)
         return code
@@ -195,7 +202,7 @@ class _Run:
         self._folder.save.mkdir(parents=True, exist_ok=True)
         job = JobContext(spec, store, spec.output, self._folder.save, self._log, self._channel)
         run = _load(self._verb.run)  # what it imports is shared with the ranks that are forked
-        with forked(spec.processes, self.follow):
+        with forked(spec.processes, self.follow, self._abandon):
             result = run(spec, job)
         if not isinstance(result, JobResult):
             raise TypeError(f"{self._verb.run} returned {type(result).__name__}, not a JobResult")
@@ -203,6 +210,14 @@ class _Run:
         data = result.model_dump_json().encode()
         store.put(result_key, data)
         self._channel.send({"kind": "result", "key": result_key, "sha256": sha256_bytes(data)})
+
+    def _abandon(self, error: BackdropError) -> NoReturn:
+        """Ends the job beside its main thread, which waits for a rank that is dead."""
+        try:
+            self._last_words((error.exit_code, error))
+            self._write_exit(error.exit_code, error)
+        finally:
+            os._exit(error.exit_code)
 
     def follow(self) -> int:
         """Runs as a rank beside rank 0: silent, without a lock, and what it writes to the store is not kept."""
@@ -241,7 +256,6 @@ class _Run:
 
     def _last_words(self, outcome: Outcome) -> Outcome:
         """Says how it ended and closes the channel. A result that could not be reported is not a success."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         code, error = outcome
         try:
             if error is not None:

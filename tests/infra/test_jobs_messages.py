@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -191,6 +193,31 @@ def test_a_forked_worker_says_nothing(store: FlakyStore) -> None:
     channel.write_message(metric(0))
     channel.close()
     assert steps(read_all(store)[0]) == [0]
+
+
+class SlowStore(DirectoryStore):
+    """Holds a lock while it writes, as boto3 and OpenSSL do."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.lock, self.begun = threading.Lock(), threading.Event()
+
+    def put(self, key: str, data: bytes) -> None:
+        with self.lock:
+            self.begun.set()
+            time.sleep(0.3)
+
+
+def test_a_fork_waits_for_a_write_to_end(tmp_path: Path) -> None:
+    slow = SlowStore(tmp_path)
+    channel = ObjectStoreChannel(slow, f"{PREFIX}/0/1-1", interval=0.01)
+    channel.write_message(metric(0))
+    slow.begun.wait()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if slow.lock.acquire(timeout=1) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    channel.close()
 
 
 def test_a_reader_serves_one_session(store: FlakyStore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from infra.errors import BackdropError, ServiceError
+from infra.jobs import ranks
+from infra.jobs.program import JobContext
+from infra.jobs.ranks import forked, place
+from infra.jobs.spec import JobSpec
 from infra.object_store import DirectoryStore, ObjectMissing
 from infra.overlay import OverlayStore
 from tests.infra.test_jobs_program import job
@@ -61,6 +67,7 @@ def test_a_rank_that_dies_is_named(tmp_path: Path) -> None:
     _, errors = process.communicate()
     assert process.returncode == 75
     assert "rank 1 of 2 ended with code -9" in errors
+    assert "RuntimeError: Connection closed by peer" in errors  # rank 0's own traceback
 
 
 @pytest.mark.integration
@@ -76,6 +83,66 @@ def test_ranks_may_be_started_from_outside(tmp_path: Path, monkeypatch: pytest.M
     assert data["pids"] == [process.pid for process in processes]
 
 
+def killed() -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def test_a_killed_rank_is_the_reason_even_of_an_error_that_explains_itself() -> None:
+    with pytest.raises(ServiceError, match="rank 1 of 2 ended with code -9"), forked(2, killed):
+        raise BackdropError("cannot write the checkpoint")
+
+
+def test_an_error_that_all_ranks_explain_stays_as_it_is() -> None:
+    with pytest.raises(BackdropError, match="loss became nan"), forked(3, lambda: BackdropError.exit_code):
+        raise BackdropError("loss became nan")
+
+
+def test_the_dead_rank_is_told_where_rank_0_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "NOTICE_PATIENCE_S", 0.05)
+    said: queue.SimpleQueue[BackdropError] = queue.SimpleQueue()
+    with forked(2, killed, said.put):
+        error = said.get(timeout=10)
+    assert "rank 1 of 2 ended with code -9" in str(error)
+    assert error.exit_code == ServiceError.exit_code
+
+
+def test_the_environment_tells_the_place_only_meanwhile() -> None:
+    before = dict(os.environ)
+    with forked(2, lambda: 0):
+        assert place().ranks == 2
+        os.environ["SET_INSIDE"] = "stays"
+    assert os.environ.pop("SET_INSIDE") == "stays"
+    assert dict(os.environ) == before
+
+
+class Below(DirectoryStore):
+    """Counts questions, each of which is a request to a bucket."""
+
+    asked = 0
+
+    def exists(self, key: str) -> bool:
+        self.asked += 1
+        return super().exists(key)
+
+
+def test_a_listing_asks_nothing_about_what_it_lists(tmp_path: Path) -> None:
+    below = Below(tmp_path / "below")
+    for key in ("a/1", "a/2", "a/3"):
+        below.put(key, b"")
+    store = OverlayStore(below, tmp_path / "aside")
+    store.delete("a/2")
+    assert list(store.list("a/")) == ["a/1", "a/3"]
+    assert below.asked == 0
+
+
+def test_every_rank_reaches_the_store_that_all_share(tmp_path: Path) -> None:
+    below = DirectoryStore(tmp_path / "below")
+    spec = JobSpec(store=below.uri, output="out")
+    assert JobContext(spec, below, "out", tmp_path).shared is below
+    assert JobContext(spec, OverlayStore(below, tmp_path / "aside"), "out", tmp_path).shared is below
+
+
 def test_an_overlay_is_read_through_and_written_aside(tmp_path: Path) -> None:
     below = DirectoryStore(tmp_path / "below")
     for key in ("a/1", "a/2", "b"):
@@ -87,6 +154,9 @@ def test_an_overlay_is_read_through_and_written_aside(tmp_path: Path) -> None:
     assert list(store.list("a/")) == ["a/2", "a/3"]
     assert (store.get("a/2"), store.get("b"), store.size("a/3")) == (b"new", b"old", 3)
     assert not store.exists("a/1")
+    removed = store.local_path("a/1")
+    assert removed is not None
+    assert not removed.exists()
     with pytest.raises(ObjectMissing):
         store.get("a/1")
     store.fetch("a/3", tmp_path / "copy")
