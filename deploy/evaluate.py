@@ -29,6 +29,8 @@ from training.models.io import load_model
 from training.parts import TorchParts
 from training.precision import fast_dtype
 
+_KNOWN_BYTES = 4 << 30  # of training pictures in memory, each with its mask: all of them up to 256 pixels or so
+
 
 @dataclass
 class _Counter:
@@ -52,7 +54,7 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
     pictures = Pictures(job.store, spec.dataset, spec.image_size, job.folder / "cache")
     samples = pictures.holdout(section.images)
     photographs = pictures.photographs(section.photos)
-    known = list(pictures.training()) if samples else []
+    known = pictures.training(_KNOWN_BYTES // (4 * spec.image_size**2)) if samples else []
     columns = 3 if spec.stage1 is not None and section.segmenter_steps else 2
     counter = _Counter(job, columns * len(samples) + len(photographs) * section.photo_captions)
 

@@ -229,9 +229,11 @@ def _expansion_note(found: Expansions) -> str:
     )
     if found.stages is None:
         return f"{note}The stages are not compared: {found.why}."
-    gap = found.stages.difference
+    gap, share = found.stages.difference, found.stages.share
+    if share is None:
+        return f"{note}Stage 1 never paints beyond the mask: there is nothing to compare with."
     return (
-        f"{note}Stage 2 has {100 * found.stages.share:.0f} % of stage 1's expansion on the same "
+        f"{note}Stage 2 has {100 * share:.0f} % of stage 1's expansion on the same "
         f"{found.stages.pictures} pictures, captions and seeds (difference {100 * gap.mean:.1f} points, "
         f"paired 95 % interval {100 * gap.low:.1f} to {100 * gap.high:.1f})."
     )

@@ -67,6 +67,10 @@ def true_regions(sample: Sample) -> np.ndarray:
     )
 
 
+def _spread(row: Mapping[str, Any]) -> bytes:
+    return sha256(str(row["id"]).encode()).digest()
+
+
 class Pictures:
     """The slices of one dataset version. `cache` is a local folder for stores that are not one."""
 
@@ -89,16 +93,17 @@ class Pictures:
         A hash spreads the choice over all deliveries and keeps it the same from run to run.
         """
         rows = (row for row in self._rows(self._version.slices) if row["mask"] and not is_catalogue(row["attributes"]))
-        chosen = heapq.nsmallest(limit, rows, key=lambda row: sha256(str(row["id"]).encode()).digest())
+        chosen = heapq.nsmallest(limit, rows, key=_spread)
         samples = [to_sample(row, self._size) for row in chosen]
         # A product that fills the crop leaves nothing to generate, an empty one nothing to keep.
         return [sample for sample in samples if 0.01 < sample.product.mean() < 0.9]
 
-    def training(self) -> Iterator[Sample]:
-        """Every catalogue picture that was trained on."""
-        for row in self._rows(self._version.of("train")):
-            if row["mask"] and is_catalogue(row["attributes"]):
-                yield to_sample(row, self._size)
+    def training(self, limit: int) -> list[Sample]:
+        """Up to `limit` catalogue pictures that were trained on, chosen as `photographs` are; in the shards' order."""
+        rows = self._rows(self._version.of("train"))
+        known = enumerate(row for row in rows if row["mask"] and is_catalogue(row["attributes"]))
+        chosen = heapq.nsmallest(limit, known, key=lambda one: _spread(one[1]))
+        return [to_sample(row, self._size) for _, row in sorted(chosen, key=lambda one: one[0])]
 
     def any(self, limit: int) -> list[Sample]:
         """The first `limit` pictures with a mask, held-out ones before others."""

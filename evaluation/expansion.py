@@ -57,14 +57,14 @@ class Comparison:
     pictures: int
 
     @property
-    def share(self) -> float:
-        """Stage 2's mean expansion as a share of stage 1's; infinite where stage 1 never expands."""
-        return self.second / self.first if self.first > 0 else float("inf")
+    def share(self) -> float | None:
+        """Stage 2's mean expansion as a share of stage 1's; None where stage 1 never expands."""
+        return self.second / self.first if self.first > 0 else None
 
     @property
     def passed(self) -> bool:
         """At most half of stage 1's, and surely less."""
-        return self.share <= LARGEST_SHARE and self.difference.high < 0
+        return self.share is not None and self.share <= LARGEST_SHARE and self.difference.high < 0
 
 
 def compare_stages(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Comparison:

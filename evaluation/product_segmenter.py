@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evaluation.expansion import intersection_over_union
-
 SIDE = 64
 """Pixels at which it works; larger pictures are reduced, and its answer enlarged."""
 
@@ -51,7 +49,7 @@ class TinyUNet(nn.Module):
 
 
 class ProductSegmenter:
-    """A trained network and what it scored on pictures that it did not learn from."""
+    """A trained network, asked about pictures of any size."""
 
     def __init__(self, network: TinyUNet) -> None:
         self.network = network.eval()
@@ -67,10 +65,6 @@ class ProductSegmenter:
                     logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
                 found.append((logits[:, 0] > 0).numpy())
         return np.concatenate(found)
-
-    def iou(self, images: np.ndarray, masks: np.ndarray) -> float:
-        """Mean intersection over union with the true masks bool (N, H, W)."""
-        return float(intersection_over_union(self(images), masks).mean())
 
 
 def train_segmenter(

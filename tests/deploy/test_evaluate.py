@@ -104,7 +104,8 @@ def test_samples_of_each_kind(world: World) -> None:
     assert len(photographs) == 3
     assert not any(sample.from_catalogue for sample in photographs)
     assert [sample.id for sample in pictures.photographs(2)] == [sample.id for sample in photographs[:2]]
-    assert len(list(pictures.training())) == 5
+    assert len(pictures.training(100)) == 5
+    assert len(pictures.training(2)) == 2
 
 
 def test_history_reads_what_the_jobs_write() -> None:

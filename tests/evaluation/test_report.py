@@ -38,7 +38,7 @@ def test_the_smallest_page() -> None:
 
 def test_the_verdict_follows_the_checks() -> None:
     assert "All 1 checks passed" in render(report(checks=[CheckLine("a", True, True, "")]))
-    assert "does not hold its engine" in render(report(checks=[CheckLine("a", False, False, "")]))
+    assert "None of these keeps the engine" in render(report(checks=[CheckLine("a", False, False, "")]))
 
 
 def test_pictures_and_deliveries_are_shown() -> None:
