@@ -30,10 +30,13 @@ class LossModel(ComposerModel):
         self.measured: dict[str, Tensor] = {}
         """What the callbacks measured of the step under way, by name."""
         self._loss = loss
+        self._total: int | None = None
         self._parts: list[tuple[int, Mapping[str, Tensor]]] = []
 
     def forward(self, batch: Batch) -> Mapping[str, Tensor]:
-        outputs = self._loss(self.model, batch, Draws.of(batch, self.seed, self.step))
+        draws = Draws.of(batch, self.seed, self.step, self._total)
+        self._total = draws.total  # all global batches of a run are of one size
+        outputs = self._loss(self.model, batch, draws)
         detached = {name: value.detach().float() for name, value in outputs.items()}
         self._parts.append((size_of(batch), detached))
         return outputs

@@ -34,10 +34,13 @@ class Draws:
     total: int
 
     @classmethod
-    def of(cls, batch: Mapping[str, Tensor], seed: int, step: int) -> Draws:
-        """Those of a batch that says where its samples stand; one that does not is a whole global batch."""
+    def of(cls, batch: Mapping[str, Tensor], seed: int, step: int, total: int | None = None) -> Draws:
+        """Those of a batch that says where its samples stand; one that does not is a whole global batch.
+
+        A known `total` is not read from the batch, which would wait for the GPU to have done all that it was given.
+        """
         if POSITION in batch:
-            return cls(seed, step, batch[POSITION], int(batch[GLOBAL_SIZE][0]))
+            return cls(seed, step, batch[POSITION], int(batch[GLOBAL_SIZE][0]) if total is None else total)
         first = next(iter(batch.values()))
         return cls(seed, step, torch.arange(len(first), device=first.device), len(first))
 

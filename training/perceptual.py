@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from infra.errors import BackdropError
+from training.frozen import beside
 
 RANDOM = "random"
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -68,7 +69,7 @@ class ConvFeatures(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        self.to(images.device)
+        beside(self, images)
         maps: list[Tensor] = []
         x = ((images + 1) / 2 - self.mean) / self.std
         for stage in self.stages:
@@ -77,7 +78,10 @@ class ConvFeatures(nn.Module):
         return maps
 
     def weights(self, layer: int) -> Tensor | None:
-        return self.linear[layer].to(self.mean.device) if self.linear else None
+        if not self.linear:
+            return None
+        self.linear[layer] = self.linear[layer].to(self.mean.device)  # moved once
+        return self.linear[layer]
 
 
 def random_features(seed: int = 0) -> ConvFeatures:

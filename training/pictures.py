@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from infra.images import encode_png
+from training.editing import to_uint8
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LABEL = 14  # pixels of a caption line
 GAP = 4
@@ -47,6 +52,12 @@ def sample_grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], cap
             canvas[top : top + cell, left : left + cell] = picture.repeat(scale, 0).repeat(scale, 1)
         _write(canvas, caption[: width // 6], GAP, top + cell + LABEL - 4)
     return encode_png(canvas)
+
+
+def tensor_grid(columns: Sequence[Tensor], titles: Sequence[str]) -> bytes:
+    """Columns of equally many pictures (N, 3, H, W) in [-1, 1] → a PNG with a row for each, without captions."""
+    shown = [[to_uint8(picture.permute(1, 2, 0).numpy()) for picture in column] for column in columns]
+    return sample_grid(list(zip(*shown, strict=True)), titles, [""] * len(columns[0]))
 
 
 def _write(canvas: np.ndarray, text: str, x: int, y: int) -> None:

@@ -64,7 +64,7 @@ def reconstruct(
 def pixel_terms(decoded: Tensor, images: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
     """L1 of the pixels, and of their differences, which keeps edges sharp; both pictures (B, 3, H, W).
 
-    `weight` (B, 1, H, W), of mean one, says which pixels matter more.
+    `weight` (B, 1, H, W), of mean one in each picture, says which pixels matter more.
     """
     error = decoded - images
     if weight is not None:

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.frozen import beside
 from training.models.autoencoder import Autoencoder
 from training.models.dit import DiT, DiTConfig, Tap
 from training.perceptual import Features
-from training.precision import autocast, fast_dtype
+from training.precision import mixed
 from training.presets.sections import RepaSection, TreadSection
 
 
@@ -38,8 +39,8 @@ class PictureTeacher:
         self.width = int(self(torch.zeros(1, channels, cells, cells)).shape[1])
 
     def __call__(self, latent: Tensor) -> Tensor:
-        with torch.no_grad(), autocast(fast_dtype()):
-            pictures = self.autoencoder.to(latent.device).decode(latent)  # (B, 3, H·f, W·f)
+        with torch.no_grad(), mixed(latent.device):
+            pictures = beside(self.autoencoder, latent).decode(latent)  # (B, 3, H·f, W·f)
             return self.features(pictures.float())[-1].float()
 
 

@@ -119,6 +119,12 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, change: dict[str, Any], sa
         load_diffusers(folder)
 
 
+def test_a_weight_of_another_model_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path, CONFIG, {**weights(CONFIG), "loss.discriminator.bias": torch.zeros(1)})
+    with pytest.raises(BackdropError, match=r"loss\.discriminator\.bias is no weight of an AutoencoderKL"):
+        load_diffusers(folder)
+
+
 def test_a_folder_without_safetensors_or_with_a_cut_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackdropError, match="safetensors"):
         load_diffusers(tmp_path)

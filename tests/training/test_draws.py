@@ -63,3 +63,8 @@ def test_strata_cover_the_global_batch_once() -> None:
     found = draws(list(range(8))).strata("t")
     assert sorted((found * 8).long().tolist()) == list(range(8))
     assert not torch.equal(found, draws(list(range(8)), step=4).strata("t"))
+
+
+def test_a_known_size_of_the_global_batch_is_not_read_from_the_device() -> None:
+    batch = {"position": torch.arange(2), "global_size": torch.empty(2, device="meta")}
+    assert Draws.of(batch, 0, 0, total=8).total == 8

@@ -100,3 +100,12 @@ def test_training_it_makes_the_seam_smaller_and_leaves_the_encoder_alone() -> No
         seams = Probe.of(unseen, 4, drift, seed=0).seams(first, second)
         print(drift, seams)
         assert seams["second"] < 0.85 * seams["first"], (drift, seams)
+
+
+def test_two_microbatches_losses_add_up_to_the_whole_batch_s() -> None:
+    first = build(latent_channels=4)
+    loss, second = masked_decoder_loss(MaskedDecoderSection(), first), MaskedDecoder.beside(first)
+    images = photographs(8)
+    whole = loss(second, {"image": images}, draws_of(images))["loss"]
+    halves = [loss(second, {"image": images[half]}, Draws(1, 0, half, 8))["loss"] for half in torch.arange(8).split(4)]
+    torch.testing.assert_close(torch.stack(halves).mean(), whole, atol=1e-5, rtol=1e-4)

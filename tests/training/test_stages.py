@@ -99,3 +99,29 @@ def test_a_fine_tune_leaves_its_first_stage_its_adapters_and_their_sum(line: Lin
         assert torch.equal(stage1.state_dict()[name], value), name  # to the bit: only the adapters were trained
     assert result.metadata["curated_steps"] == 3
     assert result.metadata["product-masks_trained_parameters"] < result.metadata["random-masks_trained_parameters"]
+
+
+def test_adapters_begin_alike_on_every_rank(line: Line, base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.models.lora import adapters
+    from training.recipes import finetune
+    from training.recipes.fit import Fit
+
+    class Begun(Exception):
+        """The stage with adapters has begun."""
+
+    begun: list[dict[str, torch.Tensor]] = []
+    spec = specs.FinetuneSpec(**line.flow("adapters"), base=base.data["model"], config=PRESET.finetune)
+    for rank in range(2):
+
+        def fit(job: Any, stage: str, ema: Any, *given: Any, rank: int = rank) -> Fit:
+            torch.manual_seed(100 + rank)  # as Composer does
+            if stage == finetune.PRODUCT:
+                begun.append({name: module.a for name, module in adapters(ema.model).items()})
+                raise Begun
+            return Fit([], {})
+
+        monkeypatch.setattr(finetune, "fit", fit)
+        with pytest.raises(Begun):
+            finetune.run(spec, line.job(spec, f"adapters-{rank}"))
+    one, other = begun
+    assert all(torch.equal(value, other[name]) for name, value in one.items())

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.models.autoencoder import FOLD, Autoencoder, AutoencoderConfig, channels_last, conv
+from training.models.autoencoder import FOLD, Autoencoder, AutoencoderConfig, Residual, channels_last, conv
 
 REACH = (1, 2, 4, 8)
 """Dilations of the correction's blocks, in cells of FOLD pixels: together they see 60 pixels around."""
@@ -85,14 +84,9 @@ class MaskedDecoder(nn.Module):
     forward = decode
 
 
-class Dilated(nn.Module):
+class Dilated(Residual):
     """A residual block that looks `reach` cells around."""
 
     def __init__(self, width: int, reach: int) -> None:
-        super().__init__()
-        self.inner, self.outer = conv(width, width), conv(width, width)
+        super().__init__(width)
         self.inner.dilation = self.inner.padding = (reach, reach)
-        nn.init.zeros_(self.outer.weight)
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, W, h, w) → the same
-        return x + self.outer(F.silu(self.inner(F.silu(x))))

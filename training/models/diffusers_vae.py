@@ -99,8 +99,11 @@ def read_config(values: Mapping[str, Any]) -> DiffusersConfig:
 
 
 def rename(name: str) -> str:
-    """diffusers' name of a weight → ours."""
-    part, rest = next((part, name.removeprefix(part)) for part in PARTS if name.startswith(part))
+    """diffusers' name of a weight → ours. Raises ValueError for one that no AutoencoderKL has."""
+    part = next((part for part in PARTS if name.startswith(part)), None)
+    if part is None:
+        raise ValueError(f"{name} is no weight of an AutoencoderKL")
+    rest = name.removeprefix(part)
     for old, new in OLD_NAMES.items():
         if ".attentions." in rest:
             rest = rest.replace(f".{old}", f".{new}")

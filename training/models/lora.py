@@ -68,20 +68,22 @@ def adapters(model: nn.Module) -> dict[str, LoRALinear]:
 
 
 @torch.no_grad()
-def merge_lora(model: nn.Module) -> dict[str, Tensor]:
-    """Fold every adapter into its layer in place and remove it; returns the weights as they were, by layer."""
-    before = {}
+def merge_lora(model: nn.Module) -> None:
+    """Fold every adapter into its layer in place and remove it."""
     for name, module in adapters(model).items():
-        before[name] = module.base.weight.detach().clone()
         module.base.weight += module.delta()
         _replace(model, name, module.base)
     model.requires_grad_(True)
-    return before
+
+
+def base_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights under the adapters, by layer: taken before `merge_lora` by who means to unmerge."""
+    return {name: module.base.weight.detach().clone() for name, module in adapters(model).items()}
 
 
 @torch.no_grad()
 def unmerge_lora(model: nn.Module, before: dict[str, Tensor]) -> None:
-    """Put back the weights that `merge_lora` returned: exact, where subtracting the delta would round."""
+    """Put back `base_weights` after `merge_lora`: exact, where subtracting the delta would round."""
     for name, weight in before.items():
         _linear(model, name).weight.copy_(weight)
 

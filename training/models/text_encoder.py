@@ -127,5 +127,5 @@ def _is_pair(model: torch.nn.Module) -> bool:
 def _weights_bytes(model: torch.nn.Module) -> bytes:
     digest = b""
     for name, value in sorted(model.state_dict().items()):
-        digest += sha256_bytes(name.encode() + value.float().numpy().tobytes()).encode()
+        digest += sha256_bytes(name.encode() + value.float().cpu().numpy().tobytes()).encode()
     return digest

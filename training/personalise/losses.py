@@ -10,6 +10,7 @@ from training.batches import choose
 from training.composer_model import Loss
 from training.draws import Draws
 from training.feed import Batch
+from training.frozen import beside
 from training.models.dit import DiT
 from training.personalise.token import LearnedToken, PromptEncoder
 from training.precision import mixed
@@ -54,6 +55,6 @@ def inversion_loss(section: PersonaliseStageSection, dit: DiT, prompts: PromptEn
         with mixed(token.vectors.device):
             text, lengths = prompts(token, captions)  # (V, L, E), (V,)
         spoken = {**batch, "text": text.expand(count, *text.shape), "text_length": lengths.expand(count, -1)}
-        return dict(inner(dit.to(text.device), spoken, draws))
+        return dict(inner(beside(dit, text), spoken, draws))
 
     return loss

@@ -20,21 +20,24 @@ RANDOM_MASKS = 6  # per photograph, beside the whole picture
 
 def encode_pictures(autoencoder: Autoencoder, pictures: np.ndarray, seed: int) -> Batch:
     """Pictures uint8 (N, S, S, 3) → the columns of a latent slice: latent (N, C, h, w), masked (N, K, C, h, w), masks
-    (N, K, h, w) uint8, has_product (N,) all False. The first mask is everything, the others are random."""
+    (N, K, h, w) uint8, has_product (N,) all False. The first mask is everything, the others are random; the last stands
+    where a product's would, is never chosen, and so has no masked latent of its own."""
     size = pictures.shape[1]
     rng = np.random.default_rng([seed, len(pictures)])
     holes = np.stack(
         [[np.ones((size, size)), *(random_mask(rng, size) for _ in range(RANDOM_MASKS))] for _ in pictures]
     ).astype(np.float32)  # (N, K, S, S)
     whole = [to_float(picture) for picture in pictures]
-    kept = [punch(picture, hole) for picture, some in zip(whole, holes, strict=True) for hole in some]
+    kept = [punch(picture, hole) for picture, some in zip(whole, holes, strict=True) for hole in some[:-1]]
     tensor = torch.from_numpy(np.stack([*whole, *kept])).permute(0, 3, 1, 2)
-    with torch.inference_mode(), mixed(tensor.device):
-        latents = torch.cat([autoencoder.encode(part).float() for part in tensor.split(64)])
+    device = autoencoder.mean.device
+    with torch.inference_mode(), mixed(device):
+        latents = torch.cat([autoencoder.encode(part.to(device)).float().cpu() for part in tensor.split(64)])
     latents = latents.clone()  # out of inference mode: a loss saves them for its backward
+    masked = latents[len(pictures) :].unflatten(0, (len(pictures), -1))  # (N, K - 1, C, h, w)
     return {
         "latent": latents[: len(pictures)],
-        "masked": latents[len(pictures) :].unflatten(0, holes.shape[:2]),
+        "masked": torch.cat([masked, masked[:, :1]], dim=1),
         "masks": torch.from_numpy(np.rint(to_cells(holes, autoencoder.config.factor) * 255).astype(np.uint8)),
         "has_product": torch.zeros(len(pictures), dtype=torch.bool),
     }
@@ -69,9 +72,6 @@ class SubjectLoader(Iterator[Batch]):
     def at(self, start: int, rank: int = 0, ranks: int = 1) -> SubjectLoader:
         """The same batches from global batch `start` on, as rank `rank` of `ranks` sees them."""
         return SubjectLoader(self.subject, self.prior, self.batch_size, start=start, rank=rank, ranks=ranks)
-
-    def __len__(self) -> int:
-        return max(1, len(self.subject["latent"]) // self.batch_size)
 
     def __next__(self) -> Batch:
         number, self._next = self._next, self._next + 1

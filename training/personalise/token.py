@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.frozen import beside
 from training.models.text_encoder import TextEncoder
 from training.personalise.subject import PLACEHOLDER
 
@@ -50,7 +51,7 @@ class PromptEncoder:
         ids[valid] = torch.tensor([one for row in tokens for one in row], device=device)
         learned = ids == self.placeholder  # (N, L)
         which = (learned.cumsum(1) - 1) % len(vectors)  # (N, L)
-        self.model.to(device)
+        beside(self.model, vectors)
         known = self.words(ids.masked_fill(learned, 0))  # (N, L, E)
         embedded = torch.where(learned[..., None], vectors[which], known)  # (N, L, E)
         states = self.model(inputs_embeds=embedded, attention_mask=valid.long()).last_hidden_state  # (N, L, E)

@@ -20,7 +20,7 @@ from infra.shards import Slice, load_version, read_slices
 from training import pictures, precision
 from training.adversarial import Adversary
 from training.batches import image_loader
-from training.editing import to_float, to_uint8
+from training.editing import to_float
 from training.ema import Ema
 from training.models.autoencoder import Autoencoder, AutoencoderConfig
 from training.models.decoder import MaskedDecoder
@@ -48,7 +48,8 @@ def run(spec: AutoencoderSpec, job: JobContext[AutoencoderSpec]) -> JobResult:
         fitted = Fit([], {"parameters": sum(weight.numel() for weight in trained.parameters())})
     else:
         trained, fitted = train(job, "autoencoder", section, data, draw)
-    fitted.metadata["psnr_db"] = round(psnr(trained, data.images[:MEASURED_OVER]), 2)
+    measured = data.images[:MEASURED_OVER]
+    fitted.metadata["psnr_db"] = round(psnr(reconstructed(trained, measured), measured), 2)
     meta = {"dataset": spec.dataset, "image_size": spec.image_size}
     kind = "autoencoder" if section.diffusers is None else "diffusers_autoencoder"
     result = JobResult(
@@ -116,6 +117,7 @@ def add_masked_decoder(
     ids, images = read_pictures(job, data.held_out, data.size, MEASURED_OVER)
     probe = Probe.of(images, section.latent_channels, second.drift, data.seed)
     draw = Draw(probe.grid(autoencoder, min(SHOWN, len(images))), ids[:SHOWN])
+    torch.manual_seed(data.seed)  # Composer has left each rank with a seed of its own
     ema = Ema(MaskedDecoder.beside(autoencoder), second.ema)
     loss = masked_decoder_loss(second, autoencoder)
     fitted = fit(job, "masked decoder", ema, loss, data.loader(second.batch_size), second, data.seed, draw)
@@ -157,16 +159,11 @@ def reconstructed(model: Autoencoder, images: Tensor) -> Tensor:
     return torch.cat(parts).clamp(-1, 1)
 
 
-def psnr(model: Autoencoder, images: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of the reconstruction of (N, 3, H, W) in [-1, 1]."""
-    error = (reconstructed(model, images) - images) / 2
-    return float(-10 * torch.log10(error.square().mean()))
+def psnr(decoded: Tensor, images: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of what was decoded of pictures (N, 3, H, W) in [-1, 1]."""
+    return float(-10 * torch.log10(((decoded - images) / 2).square().mean()))
 
 
 def grid(model: nn.Module, images: Tensor) -> bytes:
     """PNG: each picture beside its reconstruction."""
-    decoded = reconstructed(inside(model), images)
-    rows = [
-        [to_uint8(picture.permute(1, 2, 0).numpy()) for picture in pair] for pair in zip(images, decoded, strict=True)
-    ]
-    return pictures.sample_grid(rows, ["picture", "reconstruction"], [""] * len(rows))
+    return pictures.tensor_grid([images, reconstructed(inside(model), images)], ["picture", "reconstruction"])

@@ -25,6 +25,7 @@ from training.composer_model import Loss
 from training.draws import Draws
 from training.ema import Ema
 from training.feed import Batch
+from training.frozen import beside
 from training.models.dit import DiT, as_flow_map
 from training.precision import autocast, fast_dtype
 from training.presets.sections import DistilSection
@@ -59,7 +60,7 @@ def distillation_loss(teacher: DiT, section: DistilSection, jittered: int = 0) -
     def loss(model: nn.Module, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         chosen = choose(batch, 1.0, 0.0, section.text_dropout, draws, jittered)
         x, mask = chosen["latent"], chosen["mask"]
-        teacher.to(x.device)
+        beside(teacher, x)
         cells = x.shape[2] * x.shape[3]
         w = section.guidance_low + (section.guidance_high - section.guidance_low) * draws.uniform("guidance")  # (B,)
         anchor = anchors(draws, section.anchor_share)  # (B,) bool
@@ -75,21 +76,24 @@ def distillation_loss(teacher: DiT, section: DistilSection, jittered: int = 0) -
             predicted = model(z, t, *given, d, w)
         target = torch.empty_like(z).index_copy(0, head, guided.float()).index_copy(0, tail, average.float())
         error = flow.weighted_error(predicted.float(), target, mask, section.hole_weight)  # (B,)
-        return {"loss": error.mean(), "anchor": _mean(error[head]), "split": _mean(error[tail])}
+        share = anchor_count(draws.total, section.anchor_share) / draws.total
+        # Over as many as a part would have of each: so means over microbatches and ranks, one of which may have no
+        # anchor at all, are those of the global batch.
+        parts = {"anchor": error[head].detach().sum() / share, "split": error[tail].detach().sum() / (1 - share)}
+        return {"loss": error.mean(), **{name: part / len(error) for name, part in parts.items()}}
 
     return loss
 
 
-def _mean(error: Tensor) -> Tensor:
-    """Of a part that a small microbatch may not have."""
-    return error.detach().sum() / max(1, len(error))
+def anchor_count(total: int, share: float) -> int:
+    """How many samples of a global batch of `total` are anchors: `share` of them, and neither none nor all."""
+    return max(1, min(total - 1, round(share * total)))
 
 
 def anchors(draws: Draws, share: float) -> Tensor:
     """Which samples are anchors, bool (B,): `share` of the global batch, evenly spread over it."""
-    total = draws.total
-    count = max(1, min(total - 1, round(share * total)))
-    return draws.positions * count % total < count
+    count = anchor_count(draws.total, share)
+    return draws.positions * count % draws.total < count
 
 
 def times_and_steps(anchor: Tensor, section: DistilSection, draws: Draws, cells: int = 0) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,7 @@ def run(spec: FinetuneSpec, job: JobContext[FinetuneSpec]) -> JobResult:
     stage1 = save_model(job.store, job.output, "dit", ema.module, meta)
 
     adapted = ema.module.train()
+    torch.manual_seed(spec.seed)  # the first stage has left each rank with a seed of its own
     add_lora(adapted, second.rank, second.scale)
     ema = Ema(adapted, second.ema)
     loss = completion_loss(second, 1.0, 0.0, patch=patch, jittered=jittered)

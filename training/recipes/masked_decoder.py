@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from training.draws import Draws
-from training.editing import to_uint8
 from training.feed import Batch
+from training.frozen import beside
 from training.masks import random_mask
 from training.models.autoencoder import Autoencoder
 from training.models.decoder import MaskedDecoder
-from training.pictures import sample_grid
+from training.pictures import tensor_grid
 from training.precision import mixed
 from training.presets.sections import MaskedDecoderSection
 from training.reconstruction import pixel_terms
@@ -43,11 +43,11 @@ def masked_decoder_loss(section: MaskedDecoderSection, autoencoder: Autoencoder)
         mask = drawn_masks(draws, images.shape[2], images.shape[3]).to(images.device)  # (B, 1, H, W)
         with mixed(images.device):
             with torch.no_grad():
-                latent = autoencoder.to(images.device).encode(images).float()  # (B, C, h, w)
+                latent = beside(autoencoder, images).encode(images).float()  # (B, C, h, w)
             drift = draws.uniform("drift/size", 1, 1, 1) * draws.normal("drift", latent.shape[1], 1, 1)
             decoded = model(latent + section.drift * drift, mask, images).float()  # (B, 3, H, W)
         weight = mask * (1 + section.border * border_band(mask, BORDER))  # only the hole is ever shown
-        terms = pixel_terms(decoded, images, weight / weight.mean())
+        terms = pixel_terms(decoded, images, weight / weight.mean((1, 2, 3), keepdim=True))
         return {"loss": terms["l1"] + 0.5 * terms["edges"], **terms}
 
     return loss
@@ -95,8 +95,6 @@ class Probe:
             found = few.decoded(autoencoder, masked)
             columns = [few.images * (1 - few.masks)]
             columns += [composite(found[name], few.images, few.masks) for name in ("first", "second")]
-            shown = [[to_uint8(p.permute(1, 2, 0).numpy()) for p in column] for column in (*columns, few.images)]
-            titles = ["kept", "first decoder", "second", "picture"]
-            return sample_grid(list(zip(*shown, strict=True)), titles, [""] * rows)
+            return tensor_grid([*columns, few.images], ["kept", "first decoder", "second", "picture"])
 
         return draw

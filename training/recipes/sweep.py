@@ -17,11 +17,10 @@ from torch import Tensor
 from infra.errors import BackdropError
 from infra.jobs.program import JobContext
 from infra.jobs.spec import JobResult
-from training.editing import to_uint8
 from training.models.autoencoder import Autoencoder
 from training.perceptual import perceptual_distance, random_features
-from training.pictures import sample_grid
-from training.recipes.autoencoder import SHOWN, Pictures, read_pictures, reconstructed, train
+from training.pictures import tensor_grid
+from training.recipes.autoencoder import SHOWN, Pictures, psnr, read_pictures, reconstructed, train
 from training.recipes.fit import forget_checkpoints
 from training.specs import SweepSpec
 
@@ -79,7 +78,7 @@ def measured(model: Autoencoder, decoded: Tensor, images: Tensor) -> Row:
         "channels": config.latent_channels,
         "latent": cells * config.latent_channels,
         "compression": round(math.prod(images.shape[1:]) / (cells * config.latent_channels), 1),
-        "psnr_db": round(float(-10 * torch.log10((error / 2).square().mean())), 2),
+        "psnr_db": round(psnr(decoded, images), 2),
         "l1": round(float(127.5 * error.abs().mean()), 2),
         "perceptual": round(float(distance.mean()), 4),
     }
@@ -117,6 +116,5 @@ def plot(rows: Sequence[Row]) -> bytes:
 
 def _grid(columns: Sequence[Tensor], rows: Sequence[Row]) -> bytes:
     """PNG: each picture beside every point's reconstruction of it."""
-    shown = [[to_uint8(picture.permute(1, 2, 0).numpy()) for picture in column] for column in columns]
     titles = ["picture", *(f"f{row['factor']} c{row['channels']} {row['psnr_db']} dB" for row in rows)]
-    return sample_grid(list(zip(*shown, strict=True)), titles, [""] * len(shown[0]))
+    return tensor_grid(columns, titles)
