@@ -5,6 +5,7 @@ import dagster as dg
 from assets.line import Line
 from assets.stage import StageConfig
 from assets.training_job import launch_recipe
+from infra.errors import BackdropError
 
 subjects = dg.DynamicPartitionsDefinition(name="subjects")
 
@@ -25,6 +26,11 @@ def personalized_model(
     from training.specs import PersonaliseSpec
 
     subject = read_subject(line.store, context.partition_key)
+    if gone := line.catalog.taken_down(subject.image_ids):
+        raise BackdropError(
+            f"{subject.name} still has photographs that were taken down, the first {min(gone)[:12]}",
+            "a takedown was interrupted: run the same command again",
+        )
     return launch_recipe(
         context,
         line,
@@ -35,5 +41,10 @@ def personalized_model(
         spec=PersonaliseSpec,
         upstream={"autoencoder": ("autoencoder", "model"), "pretrained_dit": ("base", "model")},
         dataset_of="pretrained_dit",
-        extra={"subject": subject.name, "word": subject.word, "photographs": subject.photographs},
+        extra={
+            "subject": subject.name,
+            "word": subject.word,
+            "photographs": subject.photographs,
+            "image_ids": subject.image_ids,
+        },
     )

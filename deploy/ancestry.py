@@ -35,8 +35,23 @@ def ancestors(store: ObjectStore, bundle: str) -> list[str]:
     return chain
 
 
-def reached(store: ObjectStore, models: Iterable[Model], versions: Collection[str]) -> list[Model]:
-    """The models trained on one of these dataset versions, and those made from such a model."""
+def reached(
+    store: ObjectStore, models: Iterable[Model], versions: Collection[str], photographs: Collection[str] = ()
+) -> list[Model]:
+    """The models trained on one of these dataset versions or taught from one of these photographs (image ids), and
+    those made from such a model."""
     every = list(models)
-    trained = {model.id for model in every if model.dataset_version in versions}
+    trained = {
+        model.id
+        for model in every
+        if model.dataset_version in versions or not _photographs(store, model.id).isdisjoint(photographs)
+    }
     return [model for model in every if not trained.isdisjoint(ancestors(store, model.id))]
+
+
+def _photographs(store: ObjectStore, bundle: str) -> set[str]:
+    """Image ids of the photographs that a personalised model was taught from; of every other bundle there are none."""
+    try:
+        return set(open_bundle(store, bundle).meta.get("photographs", ()))
+    except ObjectMissing:
+        return set()

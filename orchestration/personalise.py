@@ -49,7 +49,7 @@ def _materialise(console: Console, subject: str, word: str, pictures: dict[str, 
     with LineProgress(console) as progress, dg.DagsterInstance.get() as instance:
         line = Line(listener=progress)
         chosen_section(line.preset, "personalise", overrides)  # refuses a method that is none before anything is kept
-        record = record_subject(line.store, subject, word, pictures)
+        record = record_subject(line.store, subject, word, pictures, line.catalog.taken_down)
         instance.add_dynamic_partitions(str(subjects.name), [subject])
         asset = {"personalized_model": overrides}
         done = execute(defs, personalise_job.name, instance, line, partition=subject, overrides=asset)

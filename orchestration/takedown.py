@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from assets.line import Line
     from infra.catalog import Catalog
     from infra.catalog.takedowns import Held
+    from infra.object_store import ObjectStore
 
 _LISTED = 20  # sources named on the terminal; all are in the catalog's report
 
@@ -39,7 +40,7 @@ def take_down(settings: Settings, console: Console, target: str, reason: str, dr
         os.environ.update({**environment, **as_last_run(settings)})
         settings = Settings.load()
         line = Line()
-        ids, unread = find_images(line.catalog, target)
+        ids, unread = find_images(line.store, line.catalog, target)
         held = line.catalog.held(ids)
         show_held(console, line, ids, held, unread)
         if dry_run:
@@ -50,7 +51,7 @@ def take_down(settings: Settings, console: Console, target: str, reason: str, dr
         console.print(f"takedown {order.id} is in effect: the images are on the skip list")
         with only_run(settings), console.status("") as status:
             report = Takedown(line.store, line.catalog, settings.state, order, ids, status.update).run()
-            report.models = tag_models(line, report, order.why)
+            report.models = tag_models(line, ids, report, order.why)
             status.update("making a training_set without them")
             made = new_training_set(line, report)
         show_report(console, report, made)
@@ -65,24 +66,37 @@ def take_down(settings: Settings, console: Console, target: str, reason: str, dr
         console.print(f"takedown {order.id} is carried out")
 
 
-def find_images(catalog: Catalog, target: str) -> tuple[list[str], list[str]]:
+def find_images(store: ObjectStore, catalog: Catalog, target: str) -> tuple[list[str], list[str]]:
     """Ids of the images that `target` (an id, a prefix of URIs or sources, or a copy of the picture) means, and the
     URIs below the prefix that nobody has scanned and that cannot be read now. Raises BackdropError when there is none.
+
+    A subject's photograph is meant by every id it goes by, and all of them are in the answer.
     """
+    from training.personalise.subject import every_subject
+
+    photographs = {key: subject.ids_of(key) for subject in every_subject(store) for key in subject.photographs}
+
+    def is_known(image_id: str) -> bool:
+        return catalog.is_image(image_id) or any(image_id in ids for ids in photographs.values())
+
     if not target.strip():
         raise BackdropError("an empty target would take everything down", "give an image id or a prefix of sources")
     if is_image_id(target):
-        found = [target] if catalog.is_image(target) else []
+        found = {target} if is_known(target) else set()
         unread: list[str] = []
     else:
         path = Path(target).expanduser()
-        prefixes = {target} if "://" in target else {target, path.absolute().as_uri()}
+        slash = "/" if target.endswith("/") else ""  # else the folder `mug/` would mean `mug-2/` too
+        prefixes = (target,) if "://" in target else (target, path.absolute().as_uri() + slash)
         known, unscanned = catalog.images_at(prefixes)
         hashed = {uri: _hash(uri) for uri in unscanned}
-        found = sorted({*known, *filter(None, hashed.values())})
+        found = {*known, *filter(None, hashed.values())}
+        found.update(*(ids for key, ids in photographs.items() if f"{store.uri}/{key}".startswith(prefixes)))
         unread = [uri for uri, image_id in hashed.items() if image_id is None]
-        if not found and path.is_file() and catalog.is_image(digest := sha256_file(path)):
-            found = [digest]
+        if not found and path.is_file() and is_known(digest := sha256_file(path)):
+            found = {digest}
+    found |= catalog.ordered_images(target)  # what is erased already is in no record that would tell
+    found.update(*(ids for ids in photographs.values() if not ids.isdisjoint(found)))
     if not found and unread:
         raise BackdropError(
             f"none of the {len(unread)} pictures at {target} was scanned, and they cannot be read now",
@@ -93,7 +107,7 @@ def find_images(catalog: Catalog, target: str) -> tuple[list[str], list[str]]:
             f"the catalog has met no image {target!r}",
             "give an image id (64 hexadecimal digits), the beginning of a URI or source, or a copy of the picture",
         )
-    return found, unread
+    return sorted(found), unread
 
 
 def is_image_id(text: str) -> bool:
@@ -111,12 +125,12 @@ def _hash(uri: str) -> str | None:
         return None
 
 
-def tag_models(line: Line, report: Report, why: str) -> list[str]:
+def tag_models(line: Line, ids: list[str], report: Report, why: str) -> list[str]:
     """Tags every registered version trained on the images or made from such a model; "name version n" of each."""
     from deploy.ancestry import reached
     from deploy.registry import REGISTERED_NAMES, Registry
 
-    models = reached(line.store, line.catalog.models(), report.trained)
+    models = reached(line.store, line.catalog.models(), report.trained, ids)
     if not models:
         return []
     registry = Registry(line.tracking.uri)
@@ -150,15 +164,18 @@ def new_training_set(line: Line, report: Report) -> str:
 def show_held(console: Console, line: Line, ids: list[str], held: Held, unread: list[str]) -> None:
     """What the order reaches."""
     from training.latent_slices import latents_of
+    from training.personalise.subject import every_subject
 
     latents = latents_of(line.store, {holding.piece.id for holding in held.slices})
+    subjects = [subject.name for subject in every_subject(line.store) if not set(ids).isdisjoint(subject.image_ids)]
     rows: list[tuple[str, int, str]] = [
         ("images", len(ids), _some(ids)),
         ("sightings", len(held.sightings), _some([uri for uri, _ in held.sightings])),
         ("slices", len(held.slices), _some([f"{h.piece.id[:12]} ({h.delivery}, {h.state})" for h in held.slices])),
         ("latent slices", len(latents), _some([one.piece.id[:12] for one in latents])),
         ("dataset versions", len(held.versions), _some([version[:16] for version in held.versions])),
-        ("models", *_models(line, held)),
+        ("models", *_models(line, ids, held)),
+        ("subjects", len(subjects), _some(subjects)),
         ("pictures", len(held.pictures), _some(held.pictures)),
         ("quarantined", len(held.quarantine), _some(held.quarantine)),
         ("masks", len(held.masks), _some(held.masks)),
@@ -174,10 +191,10 @@ def show_held(console: Console, line: Line, ids: list[str], held: Held, unread: 
     console.print(table)
 
 
-def _models(line: Line, held: Held) -> tuple[int, str]:
+def _models(line: Line, ids: list[str], held: Held) -> tuple[int, str]:
     from deploy.ancestry import reached
 
-    models = reached(line.store, line.catalog.models(), held.trained)
+    models = reached(line.store, line.catalog.models(), held.trained, ids)
     return len(models), _some([f"{model.asset} {model.id[:12]}" for model in models])
 
 
@@ -196,6 +213,8 @@ def show_report(console: Console, report: Report, made: str) -> None:
     )
     for version in report.versions:
         say(f"withdrawn  dataset version {version}")
+    for subject in report.subjects:
+        say(f"subject    {subject} has lost photographs")
     for model in report.models:
         say(f"tainted    {escape(model)}")
     say(made)

@@ -35,7 +35,9 @@ def _open_line(settings: Settings, console: Console) -> Iterator[Line]:
 
 def trace_image(settings: Settings, console: Console, target: str) -> None:
     """Where an image (an id, or a copy of the file) comes from and where it went. Raises BackdropError if unknown."""
+    from deploy.ancestry import reached
     from orchestration.takedown import is_image_id
+    from training.personalise.subject import every_subject
 
     path = Path(target).expanduser()
     if not is_image_id(target) and not path.is_file():
@@ -43,9 +45,10 @@ def trace_image(settings: Settings, console: Console, target: str) -> None:
     image_id = target if is_image_id(target) else sha256_file(path)
     with _open_line(settings, console) as line:
         found = line.catalog.trace_image(image_id)
-        if not found.known:
-            raise BackdropError(f"the catalog has not met the image {image_id}", "look in the right state folder?")
+        taught = [subject for subject in every_subject(line.store) if image_id in subject.image_ids]
         order = line.catalog.takedown_of(image_id)
+        if not (found.known or found.pictures or taught or order):
+            raise BackdropError(f"the catalog has not met the image {image_id}", "look in the right state folder?")
         console.print(f"image {image_id}", highlight=False)
         if order is not None:
             done = "carried out" if order.finished_at else "not finished"
@@ -61,7 +64,11 @@ def trace_image(settings: Settings, console: Console, target: str) -> None:
         packed = ("delivery", "id", "split", "bucket", "state", "shard", "place")
         _table(console, "slices", packed, found.slices)
         _table(console, "dataset versions", ("version", "samples", "withdrawn"), found.versions)
-        _table(console, "models", ("asset", "id", "dataset_version", "mlflow_run"), found.models)
+        models = {model.id: model for model in reached(line.store, line.catalog.models(), (), [image_id])}
+        models |= {model.id: model for model in found.models}
+        _table(console, "models", ("asset", "id", "dataset_version", "mlflow_run"), list(models.values()))
+        if taught:
+            console.print(f"a photograph of {', '.join(subject.name for subject in taught)}", highlight=False)
         if found.pictures:
             console.print("pictures that show it")
             for key in found.pictures:

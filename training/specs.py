@@ -96,6 +96,7 @@ class PersonaliseSpec(TrainingSpec):
     subject: str
     word: str = Field(description="the class it belongs to, such as mug")
     photographs: tuple[str, ...] = Field(min_length=1, description="store keys")
+    image_ids: tuple[str, ...] = Field(description="all that the photographs go by, for takedowns")
     image_size: int
     config: PersonaliseSection
     seed: int

@@ -19,6 +19,7 @@ from infra.shards import COMMIT, Slice, delete_slice, read_slices, withdraw_slic
 from infra.shards.slices import recorded_slice
 from training.latent_slices import ROOT as LATENTS
 from training.latent_slices import recorded_latents
+from training.personalise.subject import unrecorded_photographs
 
 FILTERED = "filtered/"
 
@@ -56,6 +57,13 @@ class Leftovers:
             withdraw_slice(self.store, piece, self.why)
             return delete_slice(self.store, piece)
         keys = list(self.store.list(f"{folder}/"))
+        for key in keys:
+            self.store.delete(key)
+        return len(keys)
+
+    def erase_photographs(self) -> int:
+        """Deletes what a killed recording of a subject left: nobody knows of which files it was made; how many."""
+        keys = unrecorded_photographs(self.store)
         for key in keys:
             self.store.delete(key)
         return len(keys)

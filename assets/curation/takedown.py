@@ -1,7 +1,8 @@
 """Carries a takedown out: afterwards nothing that the line ever wrote holds the images any more.
 
     order (skip list, at once) ─► withdraw: readers refuse ─► rewrite: slices and latents without the images
-        ─► erase: old objects, caches, quarantine, masks, captions, pictures, our own copies ─► leftovers of killed jobs
+        ─► erase: old objects, caches, quarantine, masks, captions, pictures, our own copies, photographs of subjects
+        ─► leftovers of killed jobs
 
 Every step may be repeated, and what it needs is found anew each time: kill it anywhere and run it again.
 """
@@ -29,6 +30,7 @@ from infra.shards import (
 )
 from infra.shards.versions import version_key
 from training.latent_slices import LatentSlice, examples_of, latents_of, rewrite_latents
+from training.personalise.subject import every_subject, forget_photographs
 
 if TYPE_CHECKING:
     from infra.catalog import Catalog
@@ -50,6 +52,7 @@ class Report:
     latents: int = 0  # latent slices that were rewritten or withdrawn
     versions: list[str] = field(default_factory=list)
     trained: list[str] = field(default_factory=list)
+    subjects: list[str] = field(default_factory=list)  # of personalisation, that lost photographs
     objects: int = 0  # deleted from the store
     files: int = 0  # deleted from this machine beside the store
     sources: list[str] = field(default_factory=list)  # files that only their owner can delete
@@ -111,11 +114,12 @@ class Takedown:
         self.note("erasing bytes")
         self._erase_slices([holding.piece for holding in held.slices], latents, report)
         self._erase_objects(held, report)
+        self._erase_photographs(report)
         report.running = [folder.path.name for folder in jobs_below(self.state) if not is_free(folder)]
         if not report.running:
             self.note("looking for what killed jobs left behind")
             left = Leftovers(self.store, self.state, self.catalog.slice_ids(), self.ids, self.order.why, self.scratch)
-            report.objects += left.erase_slices()
+            report.objects += left.erase_slices() + left.erase_photographs()
             report.files += left.erase_files()
         self.catalog.forget_images(self.ids)
         return report
@@ -174,6 +178,13 @@ class Takedown:
             for job in jobs_below(self.state):
                 report.files += remove_file(job.save / "delivery" / key.split("/", 2)[2])
         report.sources = sorted({uri for uri, _ in held.sightings if not own[uri]})
+
+    def _erase_photographs(self, report: Report) -> None:
+        """What subjects of personalisation have of the images."""
+        for subject in every_subject(self.store):
+            if gone := forget_photographs(self.store, subject, self.ids):
+                report.subjects.append(subject.name)
+                report.objects += len(gone)
 
     def _own_key(self, uri: str) -> str | None:
         """The store's key of a picture that the line itself delivered; None for anybody else's file."""

@@ -100,11 +100,18 @@ class Takedowns(CatalogDatabase):
             return sorted(i for i in known if i), sorted(connection.scalars(unknown))
 
     def is_image(self, image_id: str) -> bool:
-        """Whether the catalog has met an image of this id."""
+        """Whether the catalog has met an image of this id, be it only in a picture that shows it."""
         found = select(Sighting.id).where(Sighting.image_id == image_id).limit(1)
         member = select(SliceMember.slice_id).where(SliceMember.image_id == image_id).limit(1)
+        shown = select(Shown.key).where(Shown.image_id == image_id).limit(1)
         with self._transaction() as connection:
-            return any(connection.execute(query).first() for query in (found, member))
+            return any(connection.execute(query).first() for query in (found, member, shown))
+
+    def ordered_images(self, target: str) -> set[str]:
+        """Images that earlier orders for the same target have put on the skip list."""
+        query = select(TakenDown.image_id).join(Takedown, Takedown.id == TakenDown.takedown)
+        with self._transaction() as connection:
+            return set(connection.scalars(query.where(Takedown.target == target)))
 
     def order_takedown(self, target: str, reason: str, image_ids: Collection[str]) -> TakedownRow:
         """Puts the images on the skip list; the newest order for the same target goes on where nothing is new."""

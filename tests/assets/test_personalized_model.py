@@ -19,9 +19,10 @@ from training.personalise.subject import record_subject
 
 
 @pytest.fixture
-def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
+def line(tmp_path: Path, catalog_url: str, monkeypatch: pytest.MonkeyPatch) -> Line:
     monkeypatch.setenv("BACKDROP_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("BACKDROP_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("BACKDROP_CATALOG_URL", catalog_url)
     monkeypatch.setenv("BACKDROP_PRESET", "tiny")
     line = Line()
     record_subject(line.store, "my-mug", "mug", {"a.jpg": encode_jpeg(np.full((32, 32, 3), 90, np.uint8))})

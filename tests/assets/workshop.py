@@ -18,6 +18,7 @@ from infra.images import encode_jpeg, encode_png
 from infra.jobs.folder import BROKEN_BATCH
 from infra.object_store import DirectoryStore
 from infra.shards import FILTERED_COLUMNS, DatasetVersion, Slice, make_version, shard_places, write_slice
+from tests.infra.picture_files import segment
 from training.latent_slices import EXAMPLES, latent_key, record_latents
 
 DELIVERY = "spring"
@@ -29,6 +30,12 @@ def photograph(number: int) -> bytes:
     rng = np.random.default_rng(number)
     coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return encode_jpeg(np.kron(coarse, np.ones((8, 8, 1), np.uint8)), 92)
+
+
+def with_exif(number: int) -> bytes:
+    """The photograph as a camera writes it: kept without metadata, it has another hash than the file."""
+    data = photograph(number)
+    return data[:2] + segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0") + data[2:]
 
 
 def sample(number: int) -> dict[str, Any]:
@@ -170,8 +177,10 @@ class Workshop:
         write_slice(self.store, "filtered", FILTERED_COLUMNS, [sample(3), sample(8)], {"delivery": "never recorded"})
 
     def take_down(self, numbers: list[int]) -> Report:
-        ids = [image_id(number) for number in numbers]
-        order = self.catalog.order_takedown("target", "asked to", ids)
+        return self.carry_out("target", [image_id(number) for number in numbers])
+
+    def carry_out(self, target: str, ids: list[str]) -> Report:
+        order = self.catalog.order_takedown(target, "asked to", ids)
         report = Takedown(self.store, self.catalog, self.state, order, ids).run()
         self.catalog.finish_takedown(order.id, report.as_dict())
         return report

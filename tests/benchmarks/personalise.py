@@ -95,6 +95,7 @@ def promises() -> Iterator[Promise]:
                 subject=subject.name,
                 word=subject.word,
                 photographs=subject.photographs,
+                image_ids=tuple(subject.image_ids),
                 image_size=size,
                 config=preset.personalise.model_copy(update={"method": method}),
                 seed=preset.seed,

@@ -12,8 +12,10 @@ from rich.console import Console
 
 from infra.bundles import write_bundle
 from infra.errors import BackdropError
+from infra.files import sha256_bytes
 from infra.settings import Settings
-from tests.assets.workshop import DELIVERY, Workshop, image_id, traces_of
+from tests.assets.workshop import DELIVERY, Workshop, image_id, traces_of, with_exif
+from training.personalise.subject import record_subject
 
 pytestmark = pytest.mark.integration
 NAME = "backdrop-pretrained-dit"
@@ -99,6 +101,23 @@ def test_from_the_order_to_the_new_training_set(tmp_path: Path, monkeypatch: pyt
             assert made["images"] == 9
             trace.trace_image(settings, console, image_id(3))
             assert "taken down" in said()
+
+            given = sha256_bytes(with_exif(20))
+            subject = record_subject(line.store, "mug", "mug", {"a.jpg": with_exif(20)}, line.catalog.taken_down)
+            taught = {"photographs": subject.image_ids}
+            mug = write_bundle(line.store, "stages/mug", "personalised", {"subject.json": b"{}"}, taught)
+            line.catalog.record_model(mug, "personalized_model", "v", made["dataset_version"])
+            registry.register("backdrop-personalized-model", mug)
+            trace.trace_image(settings, console, given)
+            found = said()
+            assert mug in found
+            assert "a photograph of mug" in found
+            take_down(settings, console, given, "his face", dry_run=False)
+            found = said()
+            assert "subject    mug has lost photographs" in found
+            assert "tainted    backdrop-personalized-model version 1" in found
+            assert "training_set stays as it is" in found
+            assert traces_of(tmp_path, 20) == []
     finally:
         remove_postgres(tmp_path / "state")
         os.environ.clear()

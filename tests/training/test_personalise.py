@@ -76,7 +76,8 @@ def results(store: ObjectStore, base: dict[str, str], tmp_path_factory: pytest.T
         )
         spec = PersonaliseSpec(
             store=store.uri, output=f"stages/{method}", text_encoder=None, dataset="d", subject=subject.name,
-            word=subject.word, photographs=subject.photographs, image_size=SIZE, config=section, seed=0, **base,
+            word=subject.word, photographs=subject.photographs, image_ids=tuple(subject.image_ids),
+            image_size=SIZE, config=section, seed=0, **base,
         )  # fmt: skip
         made[method] = run(spec, JobContext(spec, store, spec.output, tmp_path_factory.mktemp(method)))
     return made
@@ -90,6 +91,7 @@ def test_a_bundle_holds_what_was_learned_and_nothing_else(
     weights = {"dreambooth": "model", "lora": "adapters", "textual-inversion": "token"}[method]
     assert [name for name in bundle.files if name.endswith(".safetensors")] == [f"{weights}.safetensors"]
     assert bundle.meta["base"] == base["base"]
+    assert bundle.meta["photographs"] == read_subject(store, "my-mug").image_ids
     learned = json.loads(bundle.read("subject.json"))
     assert learned["word"] == "mug"
     assert learned["phrase"] == results[method].data["phrase"]

@@ -4,6 +4,8 @@ subject.json           name, class word, method, the phrase that captions use, a
 adapters.safetensors   a LoRA in the common layout, with adapter_config.json
 token.safetensors      a textual inversion's vectors
 model.safetensors      a DreamBooth's whole transformer, with config.json
+
+`photographs` in its meta are the image ids that it was taught from, by which a takedown finds it.
 """
 
 from __future__ import annotations

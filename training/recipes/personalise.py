@@ -53,10 +53,14 @@ def run(spec: PersonaliseSpec, job: JobContext[PersonaliseSpec]) -> JobResult:
     teach: Teach = _invert if spec.config.method == "textual-inversion" else _train_weights
     learned, model, stage = teach(spec, job, studio, photographs)
 
-    meta = {"dataset": spec.dataset, "autoencoder": spec.autoencoder, "text_encoder": studio.text.sha256}
+    meta = {
+        "dataset": spec.dataset,
+        "autoencoder": spec.autoencoder,
+        "text_encoder": studio.text.sha256,
+        "photographs": spec.image_ids,
+    }
     bundle = save_personalised(job.store, job.output, learned, model, meta)
     shown = list(islice(cycle(photographs), SHOWN))
-    ids = [key.rpartition("/")[2].partition(".")[0] for key in spec.photographs]
     result = JobResult(
         metadata={"subject": spec.subject, "method": learned.method, "phrase": learned.phrase, **stage.metadata},
         files={"curve": job.put_json("curve", stage.curve)},
@@ -64,7 +68,9 @@ def run(spec: PersonaliseSpec, job: JobContext[PersonaliseSpec]) -> JobResult:
         pictures={
             "Loss": job.put_png("loss", pictures.loss_curve(stage.curve, learned.method)),
             "Samples": job.put_png("samples", studio.grid(model, learned)),
-            "Photographs": job.put_png("photographs", pictures.sample_grid([shown], [""] * SHOWN, [spec.word]), ids),
+            "Photographs": job.put_png(
+                "photographs", pictures.sample_grid([shown], [""] * SHOWN, [spec.word]), spec.image_ids
+            ),
         },
     )
     forget_checkpoints(job)
