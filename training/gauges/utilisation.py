@@ -63,9 +63,9 @@ def flops_per_sample(model: nn.Module, loss: Loss, batch: Batch) -> float:
     device = next(counted.parameters()).device
     few = {name: value[:COUNTED].to(device) for name, value in batch.items()}
     trained = [parameter for parameter in counted.parameters() if parameter.requires_grad]
-    # Plain attention, in products that are counted; eager, because a compiled region is one opaque call.
+    # Plain attention, in products that are counted.
     counter = FlopCounterMode(display=False)
-    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"), counter:
+    with sdpa_kernel(SDPBackend.MATH), counter:
         total = loss(counted, few, Draws.of(few, 0, -1))["loss"]
         torch.autograd.grad(total, trained, allow_unused=True)
     return counter.get_total_flops() / size_of(few)
