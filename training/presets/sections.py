@@ -48,7 +48,9 @@ OPERATION = frozenset({"device", "ranks", "sharding", "microbatch", "compile", "
     "sample_every",
     "held_out_every",
 }
-"""Settings that say how a model is trained, not which: a run resumes although they have changed."""
+"""Settings that say how a model is trained, not which: a run resumes although they have changed. Only from whole
+checkpoints to sharded ones and back it does not: those of the other layout are passed over, and named in the log.
+"""
 
 
 def without_operation(value: Any) -> Any:
@@ -63,6 +65,12 @@ def most_ranks(section: Section) -> int:
     values = [getattr(section, name) for name in type(section).model_fields]
     nested = [most_ranks(value) for value in values if isinstance(value, Section)]
     return max([getattr(section, "ranks", 1), *nested])
+
+
+def needs_all_weights(section: OptimiserSection, why: str) -> None:
+    """Raises ValueError where weights are sharded: they are gathered in the model's own forward, and nowhere else."""
+    if section.sharding != "ddp":
+        raise ValueError(f"sharding: {section.sharding} gathers weights in a model's forward, but {why}: use ddp")
 
 
 class PerceptualSection(Section):
@@ -89,6 +97,12 @@ class MaskedDecoderSection(OptimiserSection):
     )
     border: float = Field(4.0, ge=0, description="extra weight of the hole's pixels next to what is kept")
 
+    @model_validator(mode="after")
+    def _samples_need_all_weights(self) -> Self:
+        if self.sample_every:
+            needs_all_weights(self, "sample_every decodes past it")
+        return self
+
 
 class AutoencoderSection(OptimiserSection):
     """An autoencoder (latent diffusion, Rombach et al. 2022) small enough for two cores."""
@@ -107,10 +121,11 @@ class AutoencoderSection(OptimiserSection):
     diffusers: str | None = Field(None, description="folder of a diffusers AutoencoderKL to use instead of training")
 
     @model_validator(mode="after")
-    def _nothing_to_train(self) -> Self:
+    def _fits_together(self) -> Self:
         asked = [name for name in ("perceptual", "adversarial", "masked_decoder") if getattr(self, name) is not None]
         if self.diffusers is not None and asked:
             raise ValueError(f"with diffusers nothing is trained here: leave out {', '.join(asked)}")
+        needs_all_weights(self, "an autoencoder is trained through its halves")
         return self
 
 
@@ -193,6 +208,12 @@ class PretrainSection(CompletionSection):
     empty_share: float = Field(0.1, ge=0, le=1, description="samples masked entirely: plain text to image")
     repa: RepaSection | None = None
 
+    @model_validator(mode="after")
+    def _measuring_needs_all_weights(self) -> Self:
+        if self.repa is not None and (self.sample_every or self.held_out_every):
+            needs_all_weights(self, "with repa, sample_every and held_out_every go past it")
+        return self
+
 
 class RandomStageSection(CompletionSection):
     product_share: float = Field(0.0, ge=0, le=1, description="samples whose hole is all but the product")
@@ -251,6 +272,11 @@ class InversionStageSection(PersonaliseStageSection):
     weight_decay: float = Field(0.0, ge=0)
     text_dropout: float = Field(0.0, ge=0, le=1)
     vectors: int = Field(4, ge=1, description="word embeddings that stand for the subject")
+
+    @model_validator(mode="after")
+    def _token_needs_all_weights(self) -> Self:
+        needs_all_weights(self, "a learned word has none")
+        return self
 
 
 class PersonaliseSection(Section):
