@@ -6,7 +6,6 @@ import contextlib
 import logging
 import time
 from contextlib import AbstractContextManager
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +26,25 @@ def device_named(wanted: str) -> torch.device:
     return torch.device("cuda" if there and wanted != "cpu" else "cpu")
 
 
-@lru_cache(maxsize=2)
+_chosen: dict[str, torch.dtype] = {}
+
+
 def fast_dtype(device_type: str = "cpu") -> torch.dtype:
-    """bfloat16 where its matrix product is clearly faster than float32's, else float32. Costs about 20 ms."""
-    ratio = gemm_seconds(torch.float32, device_type) / gemm_seconds(torch.bfloat16, device_type)
-    chosen = torch.bfloat16 if ratio > 1.2 else torch.float32
-    log.info("%s: bfloat16 products run at %.1f times float32's speed: using %s", device_type, ratio, name(chosen))
-    return chosen
+    """bfloat16 where its matrix product is clearly faster than float32's, else float32, unless it was settled.
+
+    Measured once per process, in about 20 ms.
+    """
+    if device_type not in _chosen:
+        ratio = gemm_seconds(torch.float32, device_type) / gemm_seconds(torch.bfloat16, device_type)
+        chosen = torch.bfloat16 if ratio > 1.2 else torch.float32
+        log.info("%s: bfloat16 products run at %.1f times float32's speed: using %s", device_type, ratio, name(chosen))
+        _chosen[device_type] = chosen
+    return _chosen[device_type]
+
+
+def settle(device_type: str, wanted: str) -> None:
+    """Makes a format, by its name, this process's for a device: another's timing may have come out otherwise."""
+    _chosen[device_type] = {name(dtype): dtype for dtype in (torch.bfloat16, torch.float32)}[wanted]
 
 
 def gemm_seconds(dtype: torch.dtype, device_type: str, rows: int = 1024, inner: int = 256, columns: int = 768) -> float:

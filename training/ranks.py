@@ -13,13 +13,18 @@ from torch import Tensor
 
 from infra.errors import BackdropError
 from infra.jobs.ranks import Place, complete, place
-from training._compat.composer import initialize_dist
 
 T = TypeVar("T")
+
+PATIENCE_S = 3600.0
+"""How long ranks wait for each other: one may be copying 16 GB of checkpoint to or from a store. Ranks that die are
+noticed otherwise (`infra.jobs.ranks`)."""
 
 
 def join(device: torch.device) -> Place:
     """This process's place, known to Composer from now on, and connected to the others where there are any."""
+    from training._compat.composer import initialize_dist
+
     complete(os.environ)
     for name in ("composer", "streaming"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -29,7 +34,7 @@ def join(device: torch.device) -> Place:
             torch.cuda.set_device(here.local_rank)
         else:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // here.local_ranks))
-        initialize_dist("gpu" if device.type == "cuda" else "cpu")
+        initialize_dist("gpu" if device.type == "cuda" else "cpu", PATIENCE_S)
     return here
 
 

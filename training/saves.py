@@ -1,7 +1,8 @@
 """Checkpoints on disk that a resume can trust.
 
 <folder>/step-00000012/        what Composer wrote: whole.pt, or a file per rank (torch.distributed.checkpoint)
-<folder>/step-00000012.json    {"step", "files": {name: SHA-256}}, written last: without it there is no checkpoint
+<folder>/step-00000012.json    {"step", "files": {name: SHA-256}, "formats": {device: number format}}, written last:
+                               without it there is no checkpoint
 
 Composer 0.32.1 unpickles without a guard, so nothing is loaded that this program did not write whole: no autoresume,
 but the newest checkpoint all of whose files match. The hash of record is the manifest's: where the job has a catalog
@@ -39,7 +40,10 @@ class Record(Protocol):
 
 
 class Saves:
-    """The checkpoints of one stage of one run, on all ranks. Copies go below `prefix` of `store` where one is given."""
+    """The checkpoints of one stage of one run, on all ranks. Copies go below `prefix` of `store` where one is given.
+
+    `sharded`: a file per rank. Composer loads a checkpoint only into a run that saves in the same layout.
+    """
 
     def __init__(
         self,
@@ -48,15 +52,20 @@ class Saves:
         record: Record | None = None,
         store: ObjectStore | None = None,
         prefix: str = "",
+        sharded: bool = False,
     ) -> None:
         self.folder, self.here, self.record, self.store, self.prefix = folder, here, record, store, prefix
+        self.sharded = sharded
+        self.formats: dict[str, str] = {}
         self._unrecorded: dict[str, str] = {}
+        self._passed_over: set[str] = set()
 
     def place(self, step: int) -> Path:
         """An empty folder to write the checkpoint of `step` into; `commit` makes it count."""
         aside = self.folder / f"step-{step:08d}.partial"
         if self._leads_node:
-            shutil.rmtree(aside, ignore_errors=True)
+            for cut_short in self.folder.glob("*.partial"):
+                shutil.rmtree(cut_short, ignore_errors=True)
             aside.mkdir(parents=True)
         ranks.everyones(None)  # nobody writes before it is there
         return aside
@@ -74,15 +83,15 @@ class Saves:
             mine = {path.name: sha256_file(path) for path in sorted(final.iterdir())}
             self._copy(name, mine)
         files = {file: digest for part in ranks.everyones(mine) for file, digest in part.items()}
-        manifest = canonical_json({"step": step, "files": files})
+        manifest = canonical_json({"step": step, "files": files, "formats": self.formats})
         if self._leads_node:
             write_atomic(self._manifest(name), manifest)
         if self.here.rank == 0:
             self._note(name, sha256_bytes(manifest))
             if self.store is not None:
                 self.store.put(f"{self.prefix}/{name}.json", manifest)
-        if self._leads_node:
-            self._prune()
+        self._passed_over.discard(name)
+        self._prune(ranks.from_first(set(self._unrecorded)))
 
     def newest(self) -> Path | None:
         """The newest checkpoint that is what was written; others are named in the log and passed over."""
@@ -91,6 +100,7 @@ class Saves:
             problem = next(filter(None, ranks.everyones(problem)), "")
             if not problem:
                 return self.folder / name
+            self._passed_over.add(name)
             if self.here.rank == 0:
                 log.warning("checkpoint %s is passed over: %s", self.folder / name, problem)
         return None
@@ -111,12 +121,17 @@ class Saves:
                 return "the catalog has no record of it"
             if expected is not None and sha256_bytes(manifest) != expected:
                 return "its manifest does not match the catalog's record"
-            for file, digest in json.loads(manifest)["files"].items():
+            files = json.loads(manifest)["files"]
+            if self.sharded and WHOLE in files:
+                return "it is one file, and this run saves a file per rank (checkpoints: whole goes on from it)"
+            if not self.sharded and WHOLE not in files:
+                return "it is a file per rank, and this run saves one (checkpoints: sharded goes on from it)"
+            for file, digest in files.items():
                 if sha256_file(self._fetched(f"{name}/{file}", self.folder / name / file)) != digest:
                     return f"{file} is cut short or was changed (its SHA-256 does not match the manifest's)"
         except (FileNotFoundError, ObjectMissing) as error:
             return f"a file is missing ({error})"
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             return f"its manifest cannot be read ({error})"
         return ""
 
@@ -144,9 +159,15 @@ class Saves:
             for file in files:
                 self.store.put_file(f"{self.prefix}/{name}/{file}", self.folder / name / file)
 
-    def _prune(self) -> None:
-        names = sorted(path.stem for path in self.folder.glob("step-*.json") if _NAME.fullmatch(path.stem))
-        for name in names[:-KEPT]:
+    def _prune(self, unrecorded: set[str]) -> None:
+        """Keeps the newest, and while the catalog is away also the newest that it has recorded: only those count."""
+        if not self._leads_node:
+            return
+        names = {path.stem for path in self.folder.glob("step-*.json") if _NAME.fullmatch(path.stem)}
+        names -= self._passed_over  # which nobody resumes; they stay for people to look at
+        kept = {*sorted(names)[-KEPT:], *sorted(names - unrecorded)[-KEPT:]}
+        for name in names - kept:
+            self._unrecorded.pop(name, None)
             self._manifest(name).unlink()
             shutil.rmtree(self.folder / name, ignore_errors=True)
             if self.store is not None and self.here.rank == 0:
@@ -174,6 +195,11 @@ def loadable(checkpoint: Path) -> Path:
     return whole if whole.exists() else checkpoint
 
 
+def formats_of(checkpoint: Path) -> dict[str, str]:
+    """The number format of each device that a checkpoint's run has computed on."""
+    return json.loads(checkpoint.with_suffix(".json").read_bytes()).get("formats", {})
+
+
 class CatalogRecord:
     """Hashes of record as rows of the catalog. `run` names the stage's checkpoints among all."""
 
@@ -187,3 +213,6 @@ class CatalogRecord:
 
     def find(self, name: str) -> str | None:
         return self._catalog.checkpoint(self._run, name)
+
+    def close(self) -> None:
+        self._catalog.close()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
 from torch import nn
 
 from infra.errors import BackdropError
 from infra.jobs.channel import SilentChannel
-from infra.jobs.program import JobContext
+from infra.jobs.program import JobContext, Preempted
 from infra.jobs.ranks import Place
 from infra.jobs.spec import JobSpec
 from infra.object_store import DirectoryStore
@@ -23,9 +26,16 @@ from training.composer_model import size_of
 from training.ema import Ema
 from training.gauges.power import Power
 from training.gauges.utilisation import Utilisation, flops_per_sample
-from training.presets.sections import OptimiserSection
-from training.recipes.fit import Fit, fit
-from training.saves import step_of
+from training.presets.sections import (
+    AutoencoderSection,
+    InversionStageSection,
+    MaskedDecoderSection,
+    OptimiserSection,
+    PretrainSection,
+    RepaSection,
+)
+from training.recipes.fit import CHECKPOINTS, Fit, fit, forget_checkpoints
+from training.saves import Saves, step_of
 
 pytestmark = pytest.mark.integration
 
@@ -225,6 +235,84 @@ def test_the_model_is_compiled_only_when_asked(tmp_path: Path, monkeypatch: pyte
     assert not compiled
     ema, _ = trained(tmp_path / "compiled", steps=1, compile=True)
     assert compiled == [ema.model]
+
+
+def test_the_number_format_is_settled_for_all_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for faster, poison in ((torch.bfloat16, 4), (torch.float32, None)):
+        monkeypatch.setattr(precision, "_chosen", {})  # as in a process of its own
+        monkeypatch.setattr(precision, "gemm_seconds", lambda dtype, *_, fast=faster: 1.0 if dtype == fast else 2.0)
+        try:
+            _, fitted = trained(tmp_path, run=Run("", poison=poison), save_seconds=1e-9)
+        except BackdropError:
+            assert poison is not None
+    assert fitted.metadata["resumed_at_step"] == 4
+    assert fitted.metadata["precision"] == "bfloat16"
+    assert precision.fast_dtype("cpu") == torch.bfloat16
+
+
+def test_a_save_that_fails_says_why_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead rank's RuntimeError must not become advice to free some space, which nobody retries."""
+
+    def fails(state: Any, path: str) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("training.callbacks.checkpoints.save_checkpoint", fails)
+    with pytest.raises(RuntimeError, match="Connection closed by peer"):
+        trained(tmp_path)
+
+
+def test_asked_to_stop_during_the_last_save_it_stops_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    commit = Saves.commit
+
+    def asked(saves: Saves, step: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        commit(saves, step)
+
+    monkeypatch.setattr(Saves, "commit", asked)
+    with pytest.raises(Preempted):
+        trained(tmp_path, save_seconds=1e9)
+    assert trained(tmp_path)[1].metadata["resumed_at_step"] == 6  # the stage is done
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_finished_recipe_forgets_on_every_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    """Ranks 0 and 2 lead their nodes; the store is rank 0's."""
+    here = {"RANK": rank, "WORLD_SIZE": 4, "LOCAL_RANK": rank % 2, "LOCAL_WORLD_SIZE": 2, "NODE_RANK": rank // 2}
+    for name, value in here.items():
+        monkeypatch.setenv(name, str(value))
+    job = job_in(tmp_path)
+    (job.folder / CHECKPOINTS / "tiny").mkdir(parents=True)
+    job.store.put(f"{job.output}/{CHECKPOINTS}/tiny/step-00000001.json", b"{}")
+    forget_checkpoints(job)
+    assert (job.folder / CHECKPOINTS).exists() == (rank == 1)
+    assert bool(list(job.store.list(job.output))) == (rank > 0)
+
+
+ALIGNED = RepaSection(block=1)
+
+
+@pytest.mark.parametrize(
+    ("section", "refused"),
+    [
+        (AutoencoderSection, {}),
+        (InversionStageSection, {}),
+        (MaskedDecoderSection, {"sample_every": 5}),
+        (PretrainSection, {"repa": ALIGNED, "sample_every": 5}),
+        (PretrainSection, {"repa": ALIGNED, "held_out_every": 5}),
+    ],
+)
+def test_sharding_is_refused_where_not_only_the_forward_is_called(section: Any, refused: dict[str, Any]) -> None:
+    section(**refused)
+    with pytest.raises(ValidationError, match="sharding: fsdp gathers weights in a model's forward"):
+        section(sharding="fsdp", **refused)
+
+
+def test_sharding_is_taken_where_only_the_forward_is_called() -> None:
+    PretrainSection(sharding="fsdp", sample_every=5, held_out_every=5)
+    PretrainSection(sharding="fsdp", repa=ALIGNED)
+    MaskedDecoderSection(sharding="fsdp")
 
 
 # ── gauges ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from infra.errors import BackdropError
 from infra.jobs.ranks import Place, complete, place
 from tests.training.world import BATCH, Outcome, Run, World
-from training.ranks import share_of
+from training._compat import composer
+from training.ranks import join, share_of
 
 AFTER_EACH_CHANGE = 20
 
@@ -53,6 +57,24 @@ def test_sharded_weights_learn_the_same(world: World, tmp_path: Path, checkpoint
 
 
 @pytest.mark.integration
+def test_the_parts_of_every_node_are_in_the_store(world: World, tmp_path: Path) -> None:
+    section = {"sharding": "fsdp", "checkpoints": "sharded", "keep_in_store": True}
+    run = Run(str(tmp_path), steps=6, ranks=2, nodes=True, section=section)
+    assert world.run(replace(run, kill=4)).code == -9
+    for disk in tmp_path.glob("save-*"):
+        shutil.rmtree(disk)
+    assert world.run(run).metadata["resumed_at_step"] == 4
+
+
+@pytest.mark.integration
+def test_a_checkpoint_of_another_layout_is_passed_over(world: World, tmp_path: Path) -> None:
+    run = Run(str(tmp_path), steps=6, ranks=2, section={"sharding": "fsdp", "checkpoints": "sharded"})
+    assert world.run(replace(run, kill=4)).code == -9
+    anew = world.run(replace(run, section={}))
+    assert (anew.code, anew.metadata["resumed_at_step"]) == (0, 0)
+
+
+@pytest.mark.integration
 def test_a_rank_that_dies_is_named_and_asked_to_stop_all_save(world: World, tmp_path: Path) -> None:
     dead = world.run(Run(str(tmp_path / "run"), ranks=2, kill=3, kill_rank=1))
     assert "rank 1 of 2 ended with code -9" in dead.error
@@ -73,6 +95,17 @@ def test_the_place_is_what_torchrun_and_composer_say() -> None:
     alone: dict[str, str] = {}
     complete(alone)
     assert alone["WORLD_SIZE"] == "1"
+
+
+def test_ranks_wait_for_each_other_as_long_as_a_checkpoint_travels(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(composer, "initialize_dist", lambda device, timeout: waits.append(timeout))
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "NODE_RANK": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    assert join(torch.device("cpu")) == Place(1, 2, 0, 1, 1)
+    (seconds,) = waits
+    assert seconds * 50e6 > 16e9  # bytes at 50 MB/s
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused() -> None:

@@ -107,6 +107,52 @@ def test_a_catalog_that_is_away_stops_nothing(tmp_path: Path, caplog: pytest.Log
     assert rows.rows.keys() == {"step-00000003", "step-00000005"}
 
 
+def test_while_the_catalog_is_away_what_it_has_recorded_stays(tmp_path: Path) -> None:
+    rows = Rows()
+    saves = Saves(tmp_path, ALONE, rows)
+    save(saves, 1)
+    recorded = save(saves, 2)
+    rows.away = True
+    for step in range(3, 9):
+        save(saves, step)
+    assert len(list(tmp_path.glob("step-*.json"))) == 2 * KEPT  # and the disk does not fill either
+    rows.away = False
+    assert Saves(tmp_path, ALONE, rows).newest() == recorded
+    save(saves, 9)
+    assert sorted(path.stem for path in tmp_path.glob("step-*.json")) == ["step-00000008", "step-00000009"]
+    assert "step-00000003" not in rows.rows  # which is gone
+
+
+def test_what_was_passed_over_does_not_count_as_kept(tmp_path: Path) -> None:
+    saves = Saves(tmp_path, ALONE)
+    first = save(saves, 30)
+    cut(save(saves, 40))
+    assert saves.newest() == first
+    second, third = save(saves, 31), save(saves, 32)
+    assert saves.newest() == third
+    cut(third)
+    assert saves.newest() == second
+
+
+def test_a_checkpoint_of_the_other_layout_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole, sharded = Saves(tmp_path, ALONE), Saves(tmp_path, ALONE, sharded=True)
+    one = save(whole, 1)
+    assert sharded.newest() is None
+    assert "step-00000001 is passed over: it is one file, and this run saves a file per rank" in caplog.text
+    (sharded.place(2) / "__0_0.distcp").write_bytes(b"part")
+    sharded.commit(2)
+    assert sharded.newest() == tmp_path / "step-00000002"
+    assert whole.newest() == one
+    assert "step-00000002 is passed over: it is a file per rank" in caplog.text
+
+
+def test_what_was_cut_short_goes_with_the_next_one(tmp_path: Path) -> None:
+    saves = Saves(tmp_path, ALONE)
+    (saves.place(3) / "whole.pt").write_bytes(b"killed while it was written")
+    save(saves, 5)
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_a_copy_in_the_store_resumes_on_another_machine(tmp_path: Path) -> None:
     store, rows = DirectoryStore(tmp_path / "store"), Rows()
     here = Saves(tmp_path / "here", ALONE, rows, store, "out/checkpoints/tiny")

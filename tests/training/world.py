@@ -33,6 +33,7 @@ class Run:
     kill: int | None = None
     kill_rank: int = 0
     stop: int | None = None
+    nodes: bool = False  # each rank on its own, with its own disk
     poison: int | None = None
     seed: int = 0
     section: dict[str, Any] = field(default_factory=dict)
@@ -162,6 +163,7 @@ def _fit(run: Run) -> dict[str, Any]:
     from infra.jobs.ranks import place
     from infra.jobs.spec import JobSpec
     from infra.object_store import DirectoryStore
+    from infra.overlay import OverlayStore
     from training.ema import Ema
     from training.presets.sections import OptimiserSection
     from training.recipes.fit import fit
@@ -171,13 +173,18 @@ def _fit(run: Run) -> dict[str, Any]:
     values = {"batch_size": BATCH, "learning_rate": 3e-3, "warmup": 2, "ema": 0.9, "log_every": 1, "save_seconds": 1e-9}
     section = OptimiserSection(**{**values, "steps": run.steps, "ranks": run.ranks, **run.section})
     ema = Ema(tiny_model(), section.ema)
-    store = DirectoryStore(folder / "store")
+    rank, save = place().rank, folder / "save"
+    if run.nodes:
+        os.environ.update(LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", NODE_RANK=str(rank))
+        save = folder / f"save-{rank}"
+    shared = DirectoryStore(folder / "store")
+    store = OverlayStore(shared, folder / f"aside-{rank}") if rank else shared
     spec = JobSpec(store=store.uri, output="out")
-    job = JobContext(spec, store, spec.output, folder / "save", channel=SilentChannel())
+    job = JobContext(spec, store, spec.output, save, channel=SilentChannel())
     job.folder.mkdir(exist_ok=True)
-    loss = recorded(run, place().rank, folder / "steps.jsonl")
+    loss = recorded(run, rank, folder / "steps.jsonl")
     fitted = fit(job, "tiny", ema, loss, loader(run), section, run.seed)
-    if place().rank == 0:
+    if rank == 0:
         named = {f"own/{name}": value for name, value in ema.model.state_dict().items()} if run.ranks == 1 else {}
         averaged = {f"ema/{name}": value for name, value in ema.module.state_dict().items()}
         save_file({**named, **averaged}, folder / "weights.safetensors")

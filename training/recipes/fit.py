@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ from training.feed import Batches, Loader
 from training.gauges.power import Power
 from training.gauges.utilisation import Utilisation
 from training.presets.sections import OptimiserSection, without_operation
-from training.saves import CatalogRecord, Saves, loadable, step_of
+from training.saves import CatalogRecord, Saves, formats_of, loadable, step_of
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +79,8 @@ def fit(
 ) -> Fit:
     """Train `ema.model` for `section.steps` global batches of `loader`, resuming from the job's checkpoints.
 
-    Raises BackdropError when the loss stops being finite, the disk is full, another process trains in the same folder
-    or the device is not there; Preempted after saving when asked to stop.
+    Raises BackdropError when the loss stops being finite, another process trains in the same folder or the device is
+    not there; Preempted after saving when asked to stop.
     """
     begun = time.perf_counter()
     device = precision.device_named(section.device)
@@ -89,18 +90,19 @@ def fit(
         saves = _saves(job, stage, loss, section, here, closing)
         found = saves.newest()
         start = 0 if found is None else step_of(found)
+        saves.formats = _settled(found, device, here)
         if found is not None:
             log.info("%s: resuming at step %d of %d from %s", stage, start, section.steps, found)
         batches = Batches(loader.at(start, here.rank, here.ranks))
         closing.callback(batches.loader.close)
 
+        spread = section.sharding != "ddp"
+        plain = copy.deepcopy(ema.module) if spread else ema.module  # what the recipe gets back
         ema.model.to(device)
         ema.module.to(device)
         gauges = _gauges(ema.model, loss, batches, here, device) if start < section.steps else []
         if section.compile:
             ema.model.compile()
-        spread = section.sharding != "ddp"
-        plain = copy.deepcopy(ema.module) if spread else ema.module  # what the recipe gets back
         whole = section.checkpoints == "whole"
         scale = sharding.loss_scale(device) if spread and here.ranks > 1 else 1.0
         model = LossModel(ema.model, loss, seed, scale)
@@ -183,7 +185,22 @@ def _saves(
     prefix = f"{job.output}/{CHECKPOINTS}/{name}"
     catalog = Settings.load().catalog_url
     record = CatalogRecord(catalog, f"{job.store.uri}/{prefix}") if catalog and here.rank == 0 else None
-    return Saves(folder, here, record, job.store if section.keep_in_store else None, prefix)
+    if record is not None:
+        closing.callback(record.close)
+    sharded = section.checkpoints == "sharded" and section.sharding != "ddp"
+    return Saves(folder, here, record, job.shared if section.keep_in_store else None, prefix, sharded)
+
+
+def _settled(found: Path | None, device: torch.device, here: Place) -> dict[str, str]:
+    """The number formats of the run, by device: what a checkpoint says, or else what rank 0 has measured, for all ranks
+    and all lives. Timings differ from one to the next, and so would the numbers.
+    """
+    formats = {} if found is None else formats_of(found)
+    if device.type not in formats:
+        measured = precision.name(precision.fast_dtype(device.type)) if here.rank == 0 else ""
+        formats[device.type] = ranks.from_first(measured)
+    precision.settle(device.type, formats[device.type])
+    return formats
 
 
 def _identity(job: JobContext[Any], loss: Loss) -> str:
@@ -193,11 +210,13 @@ def _identity(job: JobContext[Any], loss: Loss) -> str:
 
 
 def forget_checkpoints(job: JobContext[Any]) -> None:
-    """What a finished recipe does last, on rank 0: its model is in the store."""
-    if place().rank > 0:
-        return
-    shutil.rmtree(job.folder / CHECKPOINTS, ignore_errors=True)
-    job.store.delete_prefix(f"{job.output}/{CHECKPOINTS}/")
+    """What a finished recipe does last: its model is in the store."""
+    ranks.from_first(None)  # nobody before rank 0 has put it there
+    here = place()
+    if here.local_rank == 0:
+        shutil.rmtree(job.folder / CHECKPOINTS, ignore_errors=True)
+    if here.rank == 0:
+        job.store.delete_prefix(f"{job.output}/{CHECKPOINTS}/")
 
 
 def schedule(section: OptimiserSection) -> Callable[..., float]:
