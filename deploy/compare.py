@@ -24,11 +24,12 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Way:
-    """How a model is asked: steps, guidance, and whether it is a student (one forward a step)."""
+    """How a model is asked: steps, guidance, whether it is a student (one forward a step), and the times' shift."""
 
     steps: int
     guidance: float
     student: bool
+    shift: float = 1.0
 
     @property
     def forwards(self) -> int:
@@ -59,6 +60,7 @@ def generate(
                 guidance=way.guidance,
                 seeds=seeds[start : start + batch_size],
                 student=way.student,
+                shift=way.shift,
             )
         )
         progress(len(batch))

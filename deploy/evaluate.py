@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from evaluation.report.page import render
 from infra.bundles import open_bundle
 from infra.jobs.program import JobContext
 from infra.jobs.spec import Check, JobResult
+from infra.object_store import ObjectStore
 from training.editing import Parts, composite
 from training.models.io import load_model
 from training.parts import TorchParts
@@ -59,7 +60,8 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
     counter = _Counter(job, columns * len(samples) + len(photographs) * section.photo_captions)
 
     student = compare.Way(section.student_steps, section.guidance, student=True)
-    teacher = compare.Way(section.teacher_steps, section.guidance, student=False)
+    shift = shift_of(job.store, spec.teacher)
+    teacher = compare.Way(section.teacher_steps, section.guidance, student=False, shift=shift)
     made, scores = _on_catalogue(spec, job, engine, known, samples, {"student": student, "teacher": teacher}, counter)
     learning = partial(job.progress, "segmenter")
     expansion = expansions.measure(
@@ -158,8 +160,14 @@ def _on_catalogue(
     scores = compare.score_all(samples, made)
     if spec.stage1 is not None and spec.config.segmenter_steps:
         first = opened(spec.stage1)
-        made[expansions.STAGE1] = compare.generate(first, ways["teacher"], samples, captions, seeds, size, counter)
+        way = replace(ways["teacher"], shift=shift_of(job.store, spec.stage1))
+        made[expansions.STAGE1] = compare.generate(first, way, samples, captions, seeds, size, counter)
     return made, scores
+
+
+def shift_of(store: ObjectStore, bundle: str) -> float:
+    """How the times were shifted that a teacher was trained at: it has to be sampled at the same."""
+    return float(open_bundle(store, bundle).meta.get("shift", 1.0))
 
 
 def _on_photographs(

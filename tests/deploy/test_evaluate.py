@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
-from deploy.evaluate import run
+from deploy import compare
+from deploy.evaluate import run, shift_of
 from deploy.history import notes_of, series_of, truth_table
 from deploy.samples import Pictures
 from deploy.specs import CHECKS, EvaluateSpec
 from infra.jobs.spec import JobResult
 from tests.deploy.conftest import SIZE, World
+from training.editing import Parts
 from training.presets.sections import EvaluateSection
 
 
@@ -117,3 +121,24 @@ def test_history_reads_what_the_jobs_write() -> None:
     ]
     table = truth_table({"kinds": {}, "clean": {"files": 4, "dropped": 1, "by": {"text": 1}}})
     assert table[1] == ["clean", "4", "1", "25.0 %", "text 1"]
+
+
+def test_a_teacher_is_sampled_at_the_times_that_it_was_trained_at(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.models.io import load_model, save_model
+
+    teacher = load_model(world.store, world.teacher)
+    shifted = save_model(world.store, "models/shifted", "dit", teacher, {"shift": 2.0})
+    seen: list[float] = []
+
+    def complete(parts: Any, images: np.ndarray, *given: Any, shift: float = 1.0, **way: Any) -> np.ndarray:
+        seen.append(shift)
+        return images
+
+    monkeypatch.setattr(compare, "complete", complete)
+    samples = Pictures(world.store, world.dataset, SIZE, world.folder / "cache").holdout(2)
+    for bundle in (world.teacher, shifted):
+        way = compare.Way(2, 1.0, student=False, shift=shift_of(world.store, bundle))
+        compare.generate(cast(Parts, None), way, samples, ["a", "b"], [0, 1], 2, lambda done: None)
+    assert seen == [1.0, 2.0]

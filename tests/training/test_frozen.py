@@ -1,4 +1,4 @@
-"""Frozen networks follow a batch to its device, and then stay there."""
+"""Frozen networks lie on their rank's device, follow a batch to its own, and then stay there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from training.frozen import beside
+from training import precision
+from training.frozen import beside, own_device
 
 
 def test_a_module_is_moved_when_it_lies_elsewhere_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,3 +16,10 @@ def test_a_module_is_moved_when_it_lies_elsewhere_and_only_then(monkeypatch: pyt
     assert module.weight.device == there.device
     monkeypatch.setattr(nn.Module, "to", lambda *given: pytest.fail("walked through all weights again"))
     beside(module, there)
+
+
+def test_each_rank_s_encoders_lie_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(precision, "device_named", lambda wanted: torch.device("cuda"))
+    assert own_device("auto") == torch.device("cuda", 3)

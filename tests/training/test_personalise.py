@@ -26,7 +26,8 @@ from training.personalise.rows import SubjectLoader, encode_pictures, with_text
 from training.personalise.subject import PLACEHOLDER, photographs_of, prompts_for, read_subject, record_subject
 from training.personalise.token import LearnedToken, PromptEncoder
 from training.presets.sections import PersonaliseSection, PersonaliseStageSection
-from training.recipes.personalise import run
+from training.recipes import personalise
+from training.recipes.personalise import Studio, run
 from training.specs import PersonaliseSpec
 
 SIZE = 32
@@ -124,6 +125,19 @@ def test_a_recipe_shows_the_subject_and_names_whose_photographs_those_are(
         assert result.pictures["Photographs"] not in result.pictures["Samples"]
         assert all(store.exists(key) for key in result.pictures.values())
         assert len(ids) == 3
+
+
+def test_everything_that_draws_lies_on_the_device_that_was_asked_for(
+    store: ObjectStore, base: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(personalise, "own_device", lambda wanted: torch.device("meta"))
+    spec = PersonaliseSpec(
+        store=store.uri, output="stages/studio", text_encoder=None, dataset="d", subject="s", word="mug",
+        photographs=("p",), image_ids=("p",), image_size=SIZE, config=PersonaliseSection(), seed=0, **base,
+    )  # fmt: skip
+    studio = Studio.open(spec, JobContext(spec, store, spec.output, tmp_path))
+    for model in (studio.autoencoder, studio.base, studio.text.model):
+        assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 
 def test_a_subject_is_recorded_whole_and_replaced_whole(tmp_path: Path) -> None:

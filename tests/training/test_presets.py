@@ -8,7 +8,7 @@ import pytest
 
 from infra.errors import BackdropError
 from training.presets import known_presets, load_preset, merge
-from training.presets.sections import Preset
+from training.presets.sections import FlowSection, Preset
 
 
 def test_every_preset_loads_and_keeps_its_name() -> None:
@@ -55,6 +55,19 @@ def test_a_wrong_configuration_is_one_message_with_the_key_and_the_file(tmp_path
         load_preset("nano", path)
     assert said in str(caught.value)
     assert "mine.yaml" in str(caught.value)
+
+
+def stages(preset: Preset) -> list[FlowSection]:
+    """Every section that trains, or trains on, the transformer."""
+    found = [*vars(preset).values(), *vars(preset.finetune).values(), *vars(preset.personalise).values()]
+    return [section for section in found if isinstance(section, FlowSection)]
+
+
+@pytest.mark.parametrize(("name", "base"), [("nano", 0), ("small", 1024), ("base", 1024)])
+def test_every_stage_of_one_model_shifts_its_times_alike(name: str, base: int) -> None:
+    found = stages(load_preset(name))
+    assert len(found) == 8
+    assert {section.shift_base for section in found} == {base}
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

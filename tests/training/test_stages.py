@@ -62,6 +62,7 @@ def test_pretraining_runs_with_every_option_and_saves_the_plain_transformer(line
 
     model = load_model(line.store, base.data["model"])
     assert set(model.state_dict()) == set(DiT(model.config).state_dict())
+    assert open_bundle(line.store, base.data["model"]).meta["shift"] == pytest.approx(2**0.5)  # of 16 cells over 8
     curve = json.loads(line.store.get(base.files["curve"]))
     assert curve[0]["alignment"] > 0
     assert curve[-1]["alignment"] == 0  # its last step lies before
@@ -89,6 +90,8 @@ def test_a_fine_tune_leaves_its_first_stage_its_adapters_and_their_sum(line: Lin
     spec = specs.FinetuneSpec(**line.flow("finetune-stages"), base=base.data["model"], config=section)
     result = finetune.run(spec, line.job(spec, "finetune-stages"))
 
+    shifts = [open_bundle(line.store, result.data[name]).meta["shift"] for name in ("stage1", "model")]
+    assert shifts == [1.0, 1.0]  # whatever the base's was
     stage1, merged = (load_model(line.store, result.data[name]) for name in ("stage1", "model"))
     assert not torch.equal(stage1.patch_out.weight, merged.patch_out.weight)
     bundle = open_bundle(line.store, result.data["lora"])

@@ -40,7 +40,7 @@ def run(spec: FinetuneSpec, job: JobContext[FinetuneSpec]) -> JobResult:
     loader = latents.loader(first.batch_size, spec.seed + 1)
     held_out = latents.held_out(first, *shares)
     stages: dict[str, Fit] = {RANDOM: fit(job, RANDOM, ema, loss, loader, first, spec.seed + 1, None, held_out)}
-    stage1 = save_model(job.store, job.output, "dit", ema.module, meta)
+    stage1 = save_model(job.store, job.output, "dit", ema.module, {**meta, "shift": latents.shift(first)})
 
     adapted = ema.module.train()
     torch.manual_seed(spec.seed)  # the first stage has left each rank with a seed of its own
@@ -61,6 +61,7 @@ def run(spec: FinetuneSpec, job: JobContext[FinetuneSpec]) -> JobResult:
 
     lora = write_bundle(job.store, job.output, "lora", lora_files(ema.module), {**meta, "stage1": stage1})
     merge_lora(ema.module)
-    result = result_of(job, spec, ema.module, stages, draw, base=spec.base)
+    shift = latents.shift(second if third is None else third)
+    result = result_of(job, spec, ema.module, stages, draw, base=spec.base, shift=shift)
     result.data |= {"stage1": stage1, "lora": lora}
     return result

@@ -77,6 +77,11 @@ class Latents:
     def text_width(self) -> int:
         return int(self.examples["text"].shape[-1])
 
+    def shift(self, section: FlowSection) -> float:
+        """How the times are shifted at which a square picture is learned, and has to be sampled."""
+        cells = (self.spec.image_size // self.autoencoder.config.factor) ** 2
+        return resolution_shift(cells, section.shift_base)
+
     def draw(self, section: FlowSection, steps: int = TEACHER_STEPS, guidance: float = GUIDANCE) -> Draw:
         """draw(DiT) → a grid: masked input, generated, composite, truth."""
         examples = self.examples
@@ -88,7 +93,6 @@ class Latents:
             return examples["text"][index], examples["text_length"][index]
 
         images, product = examples["images"], examples["product"]
-        cells = (self.spec.image_size // self.autoencoder.config.factor) ** 2
 
         def grid(model: DiT) -> bytes:
             fast = fast_dtype(next(model.parameters()).device.type)
@@ -102,7 +106,7 @@ class Latents:
                 guidance=guidance,
                 seeds=range(len(images)),
                 student=model.config.flow_map,
-                shift=1.0 if model.config.flow_map else resolution_shift(cells, section.shift_base),
+                shift=1.0 if model.config.flow_map else self.shift(section),
             )
             masked = composite(images, np.full_like(images, GREY), product)
             columns = (masked, generated, composite(images, generated, product), images)

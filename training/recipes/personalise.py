@@ -23,6 +23,7 @@ from training.editing import complete
 from training.ema import Ema
 from training.feed import Batch
 from training.flow import resolution_shift
+from training.frozen import own_device
 from training.models.autoencoder import Autoencoder
 from training.models.dit import DiT
 from training.models.io import load_model
@@ -85,16 +86,19 @@ class Studio:
     autoencoder: Autoencoder
     base: DiT
     text: TextEncoder
+    device: torch.device
 
     @classmethod
     def open(cls, spec: PersonaliseSpec, job: JobContext[PersonaliseSpec]) -> Studio:
-        text = TextEncoder(spec.text_encoder, spec.config.text_length)
-        return cls(spec, load_model(job.store, spec.autoencoder), load_dit(job.store, spec.base), text)
+        device = own_device(spec.config.stage.device)
+        text = TextEncoder(spec.text_encoder, spec.config.text_length, device)
+        autoencoder = load_model(job.store, spec.autoencoder).to(device)
+        return cls(spec, autoencoder, load_dit(job.store, spec.base).to(device), text, device)
 
     def draw(self, model: DiT, embed: Embed, captions: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         """Pictures out of nothing but their captions, uint8 (N, S, S, 3)."""
         size = self.spec.image_size
-        parts = TorchParts(self.autoencoder, model.eval(), embed, size, fast_dtype())
+        parts = TorchParts(self.autoencoder, model.eval(), embed, size, fast_dtype(self.device.type))
         empty = np.zeros((len(captions), size, size, 3), np.uint8)
         nothing = np.zeros((len(captions), size, size), bool)
         shift = resolution_shift((size // parts.factor) ** 2, self.spec.config.stage.shift_base)
@@ -115,6 +119,7 @@ class Studio:
 
     def grid(self, model: DiT | LearnedToken, learned: Learned) -> bytes:
         """What the base draws of the class beside what was learned draws of the subject, with the same seeds."""
+        model.to(self.device)  # a trained one comes back on the CPU
         seeds = range(SHOWN)
         before = self.draw(self.base, self.embed, prompts_for(self.spec.word)[:SHOWN], seeds)
         captions = prompts_for(learned.phrase)[:SHOWN]

@@ -50,7 +50,7 @@ def run(spec: PretrainSpec, job: JobContext[PretrainSpec]) -> JobResult:
         Draw(lambda average: draw(inside(average)), draw.shows),
         None if measure is None else lambda average: measure(inside(average)),
     )
-    return result_of(job, spec, inside(ema.module), {"pretrain": stage}, draw)
+    return result_of(job, spec, inside(ema.module), {"pretrain": stage}, draw, shift=latents.shift(section))
 
 
 def inside(model: DiT | Aligned) -> DiT:
