@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-from infra import images
 from infra.errors import BackdropError
 from infra.object_store import DirectoryStore, ObjectStore
 from infra.settings import REPOSITORY
 from infra.shards import FILTERED_COLUMNS, Samples, Slice, Withdrawn, withdraw_slice, write_slice
+from tests.training.filtered import filtered_row
 from training.batches import choose, image_loader, latent_loader
 from training.draws import Draws
 from training.feed import Batch
@@ -254,19 +254,7 @@ def test_pictures_are_squares_whatever_their_bucket(store: ObjectStore, tmp_path
     def piece(bucket: str, height: int, width: int, count: int) -> Slice:
         picture = np.zeros((height, width, 3), np.uint8)
         picture[:, :, 0] = np.arange(width) * 8
-        rows = (
-            {
-                "id": f"{bucket}-{k}",
-                "image": images.encode_png(picture),
-                "mask": b"",
-                "captions": [],
-                "attributes": {},
-                "width": width,
-                "height": height,
-                "source": "test",
-            }
-            for k in range(count)
-        )
+        rows = (filtered_row(f"{bucket}-{k}", picture, None, []) for k in range(count))
         return write_slice(store, "filtered", FILTERED_COLUMNS, rows, {"bucket": bucket})
 
     loader = image_loader(store, [piece("3x4", 32, 24, 3), piece("4x3", 12, 16, 3)], tmp_path, 6, 16, 0)

@@ -20,6 +20,7 @@ from infra.jobs.program import JobContext
 from infra.jobs.spec import JobResult
 from infra.object_store import DirectoryStore, ObjectStore
 from infra.shards import FILTERED_COLUMNS, Slice, load_slice, make_version, write_slice
+from tests.training.filtered import filtered_row
 from training.batches import latent_loader, listed_loader
 from training.encoding import AT_ONCE, Encoder, encoder_of
 from training.latent_slices import find_latents, rewrite_latents
@@ -43,16 +44,8 @@ def samples(count: int, width: int, height: int, tag: str) -> Iterator[dict[str,
         picture = images.cover(rng.integers(0, 256, (6, 6, 3)).astype(np.uint8), height, width)
         mask = np.zeros((height, width), np.uint8)
         mask[height // 3 : height // 2, width // 3 : width // 2] = 255
-        yield {
-            "id": f"{tag}-{index}",
-            "image": images.encode_png(picture),
-            "mask": images.encode_png(mask) if index % 3 else b"",
-            "captions": ["a box", "a wall with a box in front of it, and more than fits"],
-            "attributes": {},
-            "width": width,
-            "height": height,
-            "source": "test",
-        }
+        captions = ["a box", "a wall with a box in front of it, and more than fits"]
+        yield filtered_row(f"{tag}-{index}", picture, mask if index % 3 else None, captions)
 
 
 class Bench:

@@ -15,6 +15,7 @@ from infra.jobs.program import JobContext, Preempted
 from infra.jobs.spec import JobResult
 from infra.object_store import ObjectStore, open_store
 from infra.shards import FILTERED_COLUMNS, make_version, write_slice
+from tests.training.filtered import filtered_row
 from training import specs
 from training.presets import load_preset
 
@@ -29,16 +30,8 @@ def samples(count: int, split: str) -> Iterator[dict[str, Any]]:
         picture = np.full((SIZE, SIZE, 3), rng.integers(0, 256, 3), np.uint8)
         mask = np.zeros((SIZE, SIZE), np.uint8)
         mask[12:24, 10:22] = 255
-        yield {
-            "id": f"{split}-{index}",
-            "image": images.encode_png(picture),
-            "mask": images.encode_png(mask) if index % 4 else b"",
-            "captions": ["a box on a wall", "a wall with a box"],
-            "attributes": {},
-            "width": SIZE,
-            "height": SIZE,
-            "source": "test",
-        }
+        captions = ["a box on a wall", "a wall with a box"]
+        yield filtered_row(f"{split}-{index}", picture, mask if index % 4 else None, captions)
 
 
 class Line:
