@@ -46,4 +46,5 @@ def filtered_shards(context: dg.AssetExecutionContext, line: dg.ResourceParam[Li
             image_size=line.preset.image_size,
             config=curation,
         ),
+        shared={"scan": True, "decide": False, "pack": True},
     )

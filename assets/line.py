@@ -15,6 +15,7 @@ from infra.errors import BackdropError
 if TYPE_CHECKING:
     from infra.catalog import Catalog
     from infra.jobs.events import Event
+    from infra.jobs.kubernetes.launcher import KubernetesLauncher
     from infra.jobs.local import LocalLauncher
     from infra.jobs.warm import WarmInterpreter
     from infra.object_store import ObjectStore
@@ -78,7 +79,25 @@ class Line:
         return Tracking(self.settings.mlflow_uri)
 
     @cached_property
-    def launcher(self) -> LocalLauncher:
+    def launcher(self) -> LocalLauncher | KubernetesLauncher:
+        if self.settings.launcher == "kubernetes":
+            return self._on_cluster()
         from infra.jobs.local import LocalLauncher
 
         return LocalLauncher(self.settings.state, self.settings.store_uri, warm=self._warm)
+
+    def _on_cluster(self) -> KubernetesLauncher:
+        from infra.jobs.kubernetes.launcher import KubernetesLauncher
+        from infra.jobs.kubernetes.settings import ClusterSettings
+
+        if self.settings.cluster is None:
+            raise BackdropError(
+                "BACKDROP_LAUNCHER is kubernetes and no cluster is described (BACKDROP_CLUSTER is empty)",
+                "give the path of its YAML file; infra/kubernetes/base/cluster.yaml is an example",
+            )
+        if not self.settings.store_uri.startswith("s3://"):
+            raise BackdropError(
+                f"the object store {self.settings.store_uri} is not one that pods can reach",
+                "set BACKDROP_STORE to s3://bucket/prefix",
+            )
+        return KubernetesLauncher(ClusterSettings.load(self.settings.cluster), self.settings.store_uri)

@@ -94,28 +94,52 @@ def latest_metadata(instance: dg.DagsterInstance, asset: str, partition: str | N
 
 
 def materialize(
-    context: dg.AssetExecutionContext, line: Line, stage: Stage, make_spec: Callable[[str], JobSpec]
+    context: dg.AssetExecutionContext,
+    line: Line,
+    stage: Stage,
+    make_spec: Callable[[str], JobSpec],
+    shared: Mapping[str, bool] | None = None,
 ) -> dg.MaterializeResult:
-    """Reuse or launch, without tracking: what the data assets need."""
+    """Reuse or launch, without tracking: what the data assets need.
+
+    `shared`: verbs that do the job's work before it where a cluster lends many processes, and whether they share it.
+    """
     claim(context)
     version, partition = stage.version, context.partition_key if context.has_partition_key else None
     output = output_prefix(stage.asset, version, partition)
     result = committed(line, output) if stage.memoise else None
     reused = result is not None
     if result is None:
-        result = line.launcher.run(
-            context=context,
-            room=stage.room,
-            verb=stage.verb,
-            spec=make_spec(output),
-            key=job_key(stage.asset, version, partition),
-            code_version=source_hash(stage.recipe),
-            on_event=lambda event: line.listener(stage.asset, event) if line.listener else None,
-        )
+        key = job_key(stage.asset, version, partition)
+        slices = line.launcher.slices
+        for verb, many in (shared or {}).items() if slices > 1 else ():
+            _launch(context, line, stage, verb, make_spec(output), f"{key}-{verb}", slices if many else None)
+        result = _launch(context, line, stage, stage.verb, make_spec(output), key)
     # A job may know its result's content better than its inputs' names do (a folder that changed): its word counts.
     version = str(result.data.get("data_version", version))
     return present(
         context, line, version, f"{output}/result.json", result, reused=reused, dataset=stage.dataset_version
+    )
+
+
+def _launch(
+    context: dg.AssetExecutionContext,
+    line: Line,
+    stage: Stage,
+    verb: str,
+    spec: JobSpec,
+    key: str,
+    slices: int | None = None,
+) -> JobResult:
+    return line.launcher.run(
+        context=context,
+        room=stage.room,
+        verb=verb,
+        spec=spec,
+        key=key,
+        code_version=source_hash(stage.recipe),
+        on_event=lambda event: line.listener(stage.asset, event) if line.listener else None,
+        slices=slices,
     )
 
 

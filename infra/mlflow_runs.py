@@ -84,6 +84,15 @@ class MlflowRuns:
         cut = {tag: value[:_TAG_LENGTH] for tag, value in tags.items()}
         return client.create_run(number, tags=cut, run_name=name).info.run_id, False
 
+    def end_left(self, key: str) -> list[str]:
+        """Ends as KILLED the runs of a job that nobody works on any more; their ids."""
+        numbers = [found.experiment_id for found in self._client.search_experiments()]
+        wanted = f"tags.`{JOB_KEY_TAG}` = '{key.replace(chr(39), '_')}' and attributes.status = 'RUNNING'"
+        left = [run.info.run_id for run in self._client.search_runs(numbers, wanted)] if numbers else []
+        for run_id in left:
+            self.end(run_id, "KILLED")
+        return left
+
     def recorded_steps(self, run_id: str, metric: str) -> set[int]:
         """The steps at which the run has points of a metric."""
         return {point.step for point in self._client.get_metric_history(run_id, metric_name(metric))}

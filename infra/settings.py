@@ -48,10 +48,14 @@ class Settings(BaseModel):
     """Whether training takes a newer training_set or stays with the one it pinned."""
     sample_catalogue: bool = True
     """Keep the rendered sample catalogue in the mix beside the user's own deliveries."""
+    launcher: Literal["local", "kubernetes"] = "local"
+    """Where jobs run: on this machine, or on a cluster."""
+    cluster: Path | None = None
+    """The YAML file that describes the cluster (infra.jobs.kubernetes.settings)."""
     licence: str = "unspecified"
     """What is written down as the licence of pictures that do not bring their own."""
 
-    @field_validator("state", "config", "samples", mode="after")
+    @field_validator("state", "config", "samples", "cluster", mode="after")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None

@@ -23,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="The production line behind an in-house image-editing model.",
 )
+jobs = typer.Typer(no_args_is_help=True, help="Jobs on a cluster.")
+app.add_typer(jobs, name="jobs")
 console = Console()
 
 
@@ -116,6 +118,14 @@ def quarantine(
     from orchestration import trace as answers
 
     answers.quarantine(Settings.load(), console, delivery, retry)
+
+
+@jobs.command()
+def reap() -> None:
+    """Delete the Jobs that no run wants any more. Example: backdrop jobs reap"""
+    from orchestration.reaping import reap_now
+
+    reap_now(Settings.load(), console)
 
 
 def _show(outcome: Any) -> None:

@@ -25,6 +25,7 @@ from orchestration.automation import (
     training_set_job,
     watch_deliveries,
 )
+from orchestration.reaping import job_reaper
 
 #: In lineage order.
 LINEAGE = [
@@ -46,7 +47,7 @@ defs = dg.Definitions(
     assets=LINEAGE,
     jobs=[ingest_job, retrain_job, training_set_job, personalise_job],
     schedules=[nightly_retraining],
-    sensors=[watch_deliveries],
+    sensors=[watch_deliveries, job_reaper],
     resources={"line": Line()},
     # The stages follow one another and each wants the whole machine: a process per step would only add imports.
     executor=dg.in_process_executor,

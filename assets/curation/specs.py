@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -87,6 +87,9 @@ class FilterSpec(JobSpec):
     config: CurationSection = Field(default_factory=CurationSection)
     part: int = Field(0, ge=0)
     parts: int = Field(1, ge=1)
+
+    def sliced(self, index: int, count: int) -> Self:
+        return self.model_copy(update={"part": index, "parts": count, "output": f"{self.output}/parts/{index}"})
 
     @property
     def min_size(self) -> int:

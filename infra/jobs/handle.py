@@ -90,8 +90,8 @@ class Action(StrEnum):
     """End the one that runs, then begin with an empty save folder."""
 
 
-def decide(found: Handle | None, identity: str, running: bool, succeeded: bool, delivered: bool) -> Action:
-    """What to do, given the last launch ``found`` in the folder.
+def decide(found: str | None, identity: str, running: bool, succeeded: bool, delivered: bool) -> Action:
+    """What to do about a job, given the identity of its last launch (None: there was none).
 
     ``succeeded``: it ended with exit code 0. ``delivered``: the Dagster step that was given its result
     succeeded, so a new run of the same job was asked for on purpose; without it the orchestrator died before
@@ -99,7 +99,7 @@ def decide(found: Handle | None, identity: str, running: bool, succeeded: bool, 
     """
     if found is None:
         return Action.START_FRESH
-    same = found.identity == identity
+    same = found == identity
     if running:
         return Action.ADOPT if same else Action.REPLACE
     if not same or delivered:

@@ -18,28 +18,23 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from dagster import (
-    AssetExecutionContext,
     DagsterExecutionInterruptedError,
-    OpExecutionContext,
     PipesEnvContextInjector,
     open_pipes_session,
 )
-from pydantic import ValidationError
 
 from infra.errors import ServiceError
-from infra.files import sha256_bytes
+from infra.jobs.delivery import Context, collected_by, read_result, was_delivered
 from infra.jobs.events import Event
 from infra.jobs.folder import JobFolder, job_folder, safe_key
-from infra.jobs.handle import Action, Collected, Handle, Job, decide, new_handle, read_handle, write_handle
+from infra.jobs.handle import Action, Handle, Job, decide, new_handle, read_handle, write_handle
 from infra.jobs.outcome import JobFailed, failure_of, job_failed
 from infra.jobs.process import LAUNCH_VARIABLE, ProcessId, end_processes, kill_all_of, processes_of
-from infra.jobs.reader import ObjectStoreReader, Reported
+from infra.jobs.reader import ObjectStoreReader
 from infra.jobs.spec import JobResult, JobSpec
 from infra.jobs.warm import Child, SpawnedChild, WarmInterpreter
-from infra.object_store import ObjectMissing, ObjectStore, open_store
+from infra.object_store import open_store
 from infra.settings import REPOSITORY
-
-Context = AssetExecutionContext | OpExecutionContext
 
 __all__ = ["JobFailed", "LocalLauncher"]
 
@@ -53,6 +48,9 @@ class LocalLauncher:
     ``grace_s``: how long an interrupted job may take to save before it is killed. ``warm``: what jobs are forked
     from once it stands; without it each starts an interpreter of its own.
     """
+
+    slices = 1
+    """How many processes share a job that can be shared: one machine's job starts its own."""
 
     def __init__(
         self,
@@ -80,6 +78,7 @@ class LocalLauncher:
         on_event: Callable[[Event], None] | None = None,
         env: Mapping[str, str] | None = None,
         code_version: str = "",
+        slices: int | None = None,
     ) -> JobResult:
         """Runs ``python -m <room> <verb>`` on ``spec`` to its end, or adopts it, and returns its result.
 
@@ -87,6 +86,8 @@ class LocalLauncher:
         sources: a job that runs older code is not adopted. Raises :class:`JobFailed`, and ServiceError while
         another orchestrator that lives watches a different job of this key.
         """
+        if slices is not None:
+            raise ValueError("a job on this machine is not shared by processes of the launcher's")
         job = Job(key, room, verb, spec, code_version)
         folder = job_folder(self._state, key)
         with contextlib.ExitStack() as deciding:
@@ -112,8 +113,7 @@ class LocalLauncher:
                     end_processes(handle.find_process(), handle.launch, self._grace_s, meanwhile=reader.poll)
                     raise
         result = self._result(folder, job, handle, child, reader)
-        collected = Collected(run_id=context.run.run_id, step=_step_key(context))
-        write_handle(folder, handle.model_copy(update={"collected": collected}))
+        write_handle(folder, handle.model_copy(update={"collected": collected_by(context)}))
         return result
 
     def _plan(self, context: Context, folder: JobFolder, job: Job) -> tuple[Handle, Action]:
@@ -123,11 +123,11 @@ class LocalLauncher:
         process = found.find_process() if found is not None else None
         exit = folder.read_exit(found.launch) if found is not None else None
         action = decide(
-            found,
+            found.identity if found is not None else None,
             job.identity,
             running=process is not None,
             succeeded=exit is not None and exit.code == 0,
-            delivered=found is not None and _was_delivered(context, found),
+            delivered=found is not None and was_delivered(context, found.collected),
         )
         if found is not None:
             if action == Action.ADOPT:
@@ -207,7 +207,7 @@ class LocalLauncher:
         failure = failure_of(str(job), folder, code, exit, reader.error)
         if failure is not None:
             raise failure
-        result = _read_result(self._store, reader.result)
+        result = read_result(self._store, reader.result)
         if result is None:
             what, remedy = "exited 0 without reporting a result", "this is a mistake in the job"
             raise job_failed(str(job), folder, what, remedy, 0, retryable=False, show_log=True)
@@ -223,36 +223,6 @@ def _let_end(launch: str, patience_s: float = 1.0) -> None:
 
 def _running(handle: Handle, child: Child | None) -> bool:
     return child.running() if child is not None else handle.find_process() is not None
-
-
-def _read_result(store: ObjectStore, reported: Reported | None) -> JobResult | None:
-    """The reported result when it is there and is what was reported."""
-    if reported is None:
-        return None
-    try:
-        data = store.get(reported.key)
-        return JobResult.model_validate_json(data) if sha256_bytes(data) == reported.sha256 else None
-    except (ObjectMissing, ValidationError):
-        return None
-
-
-def _was_delivered(context: Context, handle: Handle) -> bool:
-    """Whether the Dagster step that was given the job's result lived to record it.
-
-    Of a run that this instance does not know nothing can be found out; asking for the job again then means a
-    new one.
-    """
-    if handle.collected is None:
-        return False
-    run_id, step = handle.collected.run_id, handle.collected.step
-    if not context.instance.has_run(run_id):
-        return True
-    stats = context.instance.get_run_step_stats(run_id, [step])
-    return any(item.status is not None and item.status.value == "SUCCESS" for item in stats)
-
-
-def _step_key(context: Context) -> str:
-    return context.get_step_execution_context().step.key
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from infra.errors import BackdropError, ServiceError
@@ -18,7 +17,8 @@ class JobFailed(BackdropError):
     """A job ended without a result.
 
     ``job_exit_code`` is its exit code (negative: the signal that killed it; None: not known). ``retryable``
-    is false for what would fail again: wrong configuration or data, a job that reported nothing.
+    is false for what would fail again: wrong configuration or data, a job that reported nothing. ``log`` says
+    where its log is.
     """
 
     def __init__(
@@ -28,13 +28,13 @@ class JobFailed(BackdropError):
         *,
         job_exit_code: int | None,
         retryable: bool,
-        log_path: Path,
-        log_tail: str,
+        log: str,
+        log_tail: str = "",
     ) -> None:
         super().__init__(what, remedy)
         self.job_exit_code = job_exit_code
         self.retryable = retryable
-        self.log_path = log_path
+        self.log = log
         self.log_tail = log_tail
         self.exit_code = ServiceError.exit_code if retryable else BackdropError.exit_code
 
@@ -86,6 +86,6 @@ def job_failed(
         f"{remedy}; {where}" if remedy else where,
         job_exit_code=code,
         retryable=retryable,
-        log_path=folder.log,
+        log=str(folder.log),
         log_tail=tail,
     )

@@ -14,6 +14,11 @@ from pydantic import BaseModel, ConfigDict
 # are gone.
 LAUNCH_VARIABLE = "BACKDROP_JOB_LAUNCH"
 
+# Set where the job's folder goes when the job ends, as in a pod: its checkpoints have to be kept in the store.
+EPHEMERAL_VARIABLE = "BACKDROP_JOB_EPHEMERAL"
+# Set where many processes share one spec: how many they are, and which one this is.
+SLICES_VARIABLE, SLICE_VARIABLE = "BACKDROP_JOB_SLICES", "BACKDROP_JOB_SLICE"
+
 # The start time that the kernel tells moves with corrections of the clock; a pid does not come round in this
 # time.
 _CLOCK_SLACK_SECONDS = 2.0

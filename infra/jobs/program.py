@@ -28,7 +28,7 @@ from infra.errors import BackdropError
 from infra.files import canonical_json, sha256_bytes
 from infra.jobs.channel import Channel, ConsoleChannel, SilentChannel
 from infra.jobs.folder import Exit, JobFolder, job_folder, safe_key
-from infra.jobs.process import LAUNCH_VARIABLE
+from infra.jobs.process import EPHEMERAL_VARIABLE, LAUNCH_VARIABLE, SLICE_VARIABLE, SLICES_VARIABLE
 from infra.jobs.ranks import forked, place
 from infra.jobs.spec import JobResult, JobSpec, parse_spec
 from infra.object_store import ObjectStore, open_store, read_uri
@@ -75,6 +75,11 @@ class JobContext(Generic[S]):
     channel: Channel = field(default_factory=ConsoleChannel)
     shown: dict[str, list[str]] = field(default_factory=dict, init=False)
     _progress: tuple[str, float] = field(default=("", 0.0), init=False, repr=False)
+
+    @property
+    def ephemeral(self) -> bool:
+        """Whether ``folder`` goes with the process, as a pod's does: what is to last has to be in the store."""
+        return EPHEMERAL_VARIABLE in os.environ
 
     @property
     def shared(self) -> ObjectStore:
@@ -194,7 +199,7 @@ class _Run:
             return self._explain(error)
 
     def _work(self) -> None:
-        spec = parse_spec(_load(self._verb.spec), read_uri(self._spec_uri), self._spec_uri)
+        spec = self._read_spec()
         store = open_store(spec.store)
         result_key = f"{spec.output}/result.json"
         # An earlier run's result must not be taken for this one's while its parts are being replaced.
@@ -211,6 +216,11 @@ class _Run:
         store.put(result_key, data)
         self._channel.send({"kind": "result", "key": result_key, "sha256": sha256_bytes(data)})
 
+    def _read_spec(self) -> JobSpec:
+        spec: JobSpec = parse_spec(_load(self._verb.spec), read_uri(self._spec_uri), self._spec_uri)
+        count = int(os.environ.get(SLICES_VARIABLE, "0"))
+        return spec.sliced(int(os.environ[SLICE_VARIABLE]), count) if count else spec
+
     def _abandon(self, error: BackdropError) -> NoReturn:
         """Ends the job beside its main thread, which waits for a rank that is dead."""
         try:
@@ -223,7 +233,7 @@ class _Run:
         """Runs as a rank beside rank 0: silent, without a lock, and what it writes to the store is not kept."""
         logging.getLogger().setLevel(logging.WARNING)  # rank 0 says the rest
         try:
-            spec = parse_spec(_load(self._verb.spec), read_uri(self._spec_uri), self._spec_uri)
+            spec = self._read_spec()
             self._folder.save.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory() as aside:
                 store = OverlayStore(open_store(spec.store), Path(aside))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,6 +26,10 @@ class JobSpec(BaseModel):
     def processes(self) -> int:
         """How many processes the job computes in, where nothing outside has started them (`infra.jobs.ranks`)."""
         return 1
+
+    def sliced(self, index: int, count: int) -> Self:
+        """The part of this spec that one of `count` processes does, where processes share it without speaking."""
+        raise BackdropError(f"a {type(self).__name__} cannot be shared by {count} processes")
 
 
 class Check(BaseModel):

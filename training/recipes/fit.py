@@ -188,7 +188,7 @@ def _saves(
     if record is not None:
         closing.callback(record.close)
     sharded = section.checkpoints == "sharded" and section.sharding != "ddp"
-    return Saves(folder, here, record, job.shared if section.keep_in_store else None, prefix, sharded)
+    return Saves(folder, here, record, job.shared if section.keep_in_store or job.ephemeral else None, prefix, sharded)
 
 
 def _settled(found: Path | None, device: torch.device, here: Place) -> dict[str, str]:

@@ -1,0 +1,262 @@
+"""The API server, which may be away: what it refuses for good is an error, everything else is tried again.
+
+The stock client forgets a token that was renewed and gives up at the first 500.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import urllib3
+from kubernetes import client as k8s
+from kubernetes import config as configs
+from kubernetes.client.exceptions import ApiException
+
+from infra.errors import BackdropError
+from infra.jobs.kubernetes.build import APP, APP_LABEL
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+CONNECT_S, READ_S = 5.0, 30.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
+COMPLAIN_EVERY_S = 60.0
+_PAGE = 500
+_AWAY = {408, 429, 500, 502, 503, 504}
+
+
+class Clock(Protocol):
+    """Time, so that a test can let three days pass."""
+
+    def now(self) -> datetime: ...
+
+    def monotonic(self) -> float: ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+class RealClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class Away(Exception):
+    """The API server did not answer, or said that it cannot now."""
+
+
+class Missing(Exception):
+    """There is no such object."""
+
+
+class Exists(Exception):
+    """There is one of this name."""
+
+
+class Refused(BackdropError):
+    """The API server will not do it: a right is missing, or a policy or the object's form forbids it."""
+
+
+class OverQuota(Exception):
+    """The namespace's quota does not allow one more, now."""
+
+
+class Api:
+    """The calls that jobs need, in one namespace. `kubeconfig` is a file; None: the pod's own service account, or the
+    user's default."""
+
+    def __init__(self, namespace: str, kubeconfig: Path | None = None, clock: Clock | None = None) -> None:
+        self.namespace = namespace
+        self.clock = clock or RealClock()
+        self._kubeconfig = kubeconfig
+        self._complained = -COMPLAIN_EVERY_S
+        self._client: k8s.ApiClient | None = None
+
+    # Jobs and what belongs to them.
+
+    def create_job(self, job: k8s.V1Job) -> k8s.V1Job:
+        """Raises Exists and OverQuota."""
+        return self._call("create jobs", lambda batch, _: batch.create_namespaced_job(self.namespace, job, **_STRICT))
+
+    def create_service(self, service: k8s.V1Service) -> None:
+        """Raises Exists."""
+        self._call(
+            "create services", lambda _, core: core.create_namespaced_service(self.namespace, service, **_STRICT)
+        )
+
+    def job(self, name: str) -> k8s.V1Job:
+        """Raises Missing."""
+        return self._call("get jobs", lambda batch, _: batch.read_namespaced_job(name, self.namespace))
+
+    def label_job(self, name: str, labels: Mapping[str, str]) -> None:
+        body = {"metadata": {"labels": dict(labels)}}
+        self._call("patch jobs", lambda batch, _: batch.patch_namespaced_job(name, self.namespace, body))
+
+    def jobs(self) -> list[k8s.V1Job]:
+        """Every Job of ours."""
+        selector = f"{APP_LABEL}={APP}"
+        return self._pages(
+            "list jobs",
+            lambda batch, _, more: batch.list_namespaced_job(self.namespace, label_selector=selector, **more),
+        )
+
+    def pods(self, job: str, phase: str | None = None, most: int | None = None) -> list[k8s.V1Pod]:
+        """The pods of a Job, in one phase if asked, `most` of them if asked."""
+        chosen: dict[str, Any] = {"label_selector": f"batch.kubernetes.io/job-name={job}"}
+        if phase is not None:
+            chosen["field_selector"] = f"status.phase={phase}"
+        return self._pages(
+            "list pods", lambda _, core, more: core.list_namespaced_pod(self.namespace, **chosen, **more), most
+        )
+
+    def events(self, name: str) -> list[k8s.CoreV1Event]:
+        """What was said about an object of this name."""
+        selector = f"involvedObject.name={name}"
+        return self._pages(
+            "list events",
+            lambda _, core, more: core.list_namespaced_event(self.namespace, field_selector=selector, **more),
+        )
+
+    def delete_job(self, name: str, grace_s: int | None = None) -> None:
+        """The Job with its pods and, by ownership, its Service; `grace_s` in place of the pods' own. None left is
+        fine."""
+        with contextlib.suppress(Missing):
+            self._call(
+                "delete jobs",
+                lambda batch, _: batch.delete_namespaced_job(name, self.namespace, propagation_policy="Background"),
+            )
+        if grace_s is not None:
+            for pod in self.pods(name):
+                self._delete_pod(pod.metadata.name, grace_s)
+
+    def _delete_pod(self, name: str, grace_s: int) -> None:
+        with contextlib.suppress(Missing):
+            self._call(
+                "delete pods",
+                lambda _, core: core.delete_namespaced_pod(name, self.namespace, grace_period_seconds=grace_s),
+            )
+
+    def persist(self, action: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+        """`action`, until the API server is there; `meanwhile` is called between tries."""
+        wait = FIRST_WAIT_S
+        while True:
+            try:
+                return action()
+            except Away as away:
+                self.complain(away)
+            meanwhile()
+            self.clock.sleep(wait * random.uniform(0.5, 1.0))
+            wait = min(2 * wait, LONGEST_WAIT_S)
+
+    def complain(self, away: Away) -> None:
+        """One line a minute, however often it is away."""
+        now = self.clock.monotonic()
+        if now - self._complained >= COMPLAIN_EVERY_S:
+            self._complained = now
+            log.warning("the API server does not answer (%s); trying again", away)
+
+    def _pages(
+        self, what: str, read: Callable[[k8s.BatchV1Api, k8s.CoreV1Api, dict[str, Any]], Any], most: int | None = None
+    ) -> list[Any]:
+        found: list[Any] = []
+        more: dict[str, Any] = {"limit": min(_PAGE, most or _PAGE)}
+
+        def page(batch: k8s.BatchV1Api, core: k8s.CoreV1Api) -> Any:
+            return read(batch, core, more)
+
+        while True:
+            some = self._call(what, page)
+            found += some.items
+            more["_continue"] = some.metadata._continue
+            if not some.metadata._continue or (most is not None and len(found) >= most):
+                return found
+
+    def _call(self, what: str, call: Callable[[k8s.BatchV1Api, k8s.CoreV1Api], T]) -> T:
+        """One call. A token that has expired is read anew, once."""
+        try:
+            return self._once(call)
+        except ApiException as error:
+            if error.status != 401:
+                raise self._meaning(what, error) from error
+        self._client = None
+        try:
+            return self._once(call)
+        except ApiException as error:
+            raise self._meaning(what, error) from error
+
+    def _once(self, call: Callable[[k8s.BatchV1Api, k8s.CoreV1Api], T]) -> T:
+        try:
+            if self._client is None:
+                self._client = self._connect()
+            return call(k8s.BatchV1Api(self._client), k8s.CoreV1Api(self._client))
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Away(f"{type(error).__name__}: {error}") from error
+
+    def _connect(self) -> k8s.ApiClient:
+        configuration = k8s.Configuration()
+        try:
+            if self._kubeconfig is not None:
+                configs.load_kube_config(str(self._kubeconfig), client_configuration=configuration)
+            else:
+                configs.load_config(client_configuration=configuration)
+        except configs.ConfigException as error:
+            raise BackdropError(
+                f"there is no access to a cluster: {error}", "set KUBECONFIG, or run in a pod with a service account"
+            ) from error
+        configuration.retries = False  # they are ours, and without limit
+        client = _Patient(configuration)
+        client.user_agent = "backdrop"
+        return client
+
+    def _meaning(self, what: str, error: ApiException) -> Exception:
+        words = _words(error)
+        if error.status in _AWAY or error.status == 401:
+            return Away(f"{error.status}: {words}")
+        if error.status == 404:
+            return Missing(words)
+        if error.status == 409:
+            return Exists(words)
+        if error.status == 403 and "exceeded quota" in words:
+            return OverQuota(words)
+        if error.status == 403 and " cannot " in words:
+            return Refused(
+                f"the cluster does not allow to {what} in the namespace {self.namespace}: {words}",
+                "give the service account that right (infra/kubernetes/base/rbac.yaml); `backdrop doctor` lists them",
+            )
+        return Refused(
+            f"the cluster refused to {what}: {words}", "change what the message names, in the file BACKDROP_CLUSTER"
+        )
+
+
+_STRICT = {"field_validation": "Strict"}
+
+
+class _Patient(k8s.ApiClient):
+    """No call without a time limit."""
+
+    def call_api(self, *arguments: Any, **given: Any) -> Any:
+        if given.get("_request_timeout") is None:
+            given["_request_timeout"] = (CONNECT_S, READ_S)
+        return super().call_api(*arguments, **given)
+
+
+def _words(error: ApiException) -> str:
+    """The server's own message."""
+    try:
+        return str(json.loads(error.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(error.reason)

@@ -1,0 +1,192 @@
+"""What the cluster says about a job, reduced to what a person and the launcher want to know; pure.
+
+queued ─► starting ─► running ─► succeeded
+   ▲          │          │
+   └──────────┴──────────┴─► failed: for good, or to be tried again
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from kubernetes import client as k8s
+
+from infra.jobs.kubernetes.build import DETERMINISTIC
+
+# Reasons of a container that waits: what time may mend, and what it never does.
+_PULLING = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"}
+_HOPELESS = {"InvalidImageName", "ErrImageNeverPull"}
+_MISSING = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+_STARTING = {"ContainerCreating", "PodInitializing"}
+_WRONG_EXIT = re.compile(rf"exit code {DETERMINISTIC}\b")
+
+
+class Phase(StrEnum):
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+class Failure(StrEnum):
+    """Why a job failed, which decides what is done about it."""
+
+    WRONG = "wrong configuration or data"
+    DISRUPTED = "disrupted"
+    DEADLINE = "deadline"
+    DELETED = "deleted"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job at one moment. `reason` is in the cluster's own words.
+
+    `stuck_since`: since when a pod has been waiting for what may never come (an image, a secret); `hopeless`: waiting
+    cannot help. `succeeded` and `failed` count indexes of slices and pods of a computation.
+    """
+
+    phase: Phase
+    reason: str = ""
+    nodes: tuple[str, ...] = ()
+    active: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    failed_indexes: str = ""
+    failure: Failure | None = None
+    stuck_since: datetime | None = None
+    hopeless: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return self.phase in (Phase.SUCCEEDED, Phase.FAILED)
+
+    def __str__(self) -> str:
+        where = f" on {', '.join(self.nodes)}" if self.nodes else ""
+        return f"{self.phase}{where}" + (f": {self.reason}" if self.reason else "")
+
+
+def reduce(
+    job: k8s.V1Job,
+    pods: Sequence[k8s.V1Pod] = (),
+    events: Sequence[k8s.CoreV1Event] = (),
+    workload: Mapping[str, Any] | None = None,
+) -> JobState:
+    """The state of a job, from it and its pods, the events of both, and Kueue's Workload where there is one."""
+    status = job.status or k8s.V1JobStatus()
+    counts: dict[str, Any] = {
+        "active": status.active or 0,
+        "succeeded": status.succeeded or 0,
+        "failed": _count(status.failed_indexes) if status.failed_indexes else status.failed or 0,
+        "failed_indexes": status.failed_indexes or "",
+    }
+    ended = {one.type: one for one in status.conditions or [] if one.status == "True"}
+    if "Complete" in ended:
+        return JobState(Phase.SUCCEEDED, **counts)
+    if "Failed" in ended:
+        failed = ended["Failed"]
+        reason = f"{failed.reason}: {failed.message}" if failed.message else failed.reason or "Failed"
+        return JobState(Phase.FAILED, reason, failure=_failure(failed), **counts)
+    if job.spec.suspend:
+        return JobState(Phase.QUEUED, _queued(workload, events), **counts)
+    living = [pod for pod in pods if pod.status.phase in ("Pending", "Running")]
+    running = [pod for pod in living if pod.status.phase == "Running"]
+    runs = bool(running) or (status.ready or 0) > 0  # of slices only those that wait are listed
+    nodes = tuple(sorted({pod.spec.node_name for pod in running if pod.spec.node_name}))
+    waiting = [pod for pod in living if pod.status.phase == "Pending"]
+    if waiting:
+        reason, since, hopeless = _worst(waiting, events)
+        phase = Phase.RUNNING if runs else Phase.STARTING
+        return JobState(phase, reason, nodes, stuck_since=since, hopeless=hopeless, **counts)
+    if runs:
+        return JobState(Phase.RUNNING, "", nodes, **counts)
+    refused = _newest(events, {"FailedCreate"})
+    reason = f"{refused.reason}: {refused.message}" if refused is not None else _disruption(pods)
+    hopeless = refused is not None and "exceeded quota" not in reason and "denied the request" in reason
+    return JobState(Phase.STARTING, reason, hopeless=hopeless, **counts)
+
+
+def _failure(condition: k8s.V1JobCondition) -> Failure:
+    message = condition.message or ""
+    if condition.reason == "DeadlineExceeded":
+        return Failure.DEADLINE
+    if condition.reason == "PodFailurePolicy":
+        return Failure.WRONG if _WRONG_EXIT.search(message) else Failure.DISRUPTED
+    return Failure.FAILED
+
+
+def _queued(workload: Mapping[str, Any] | None, events: Sequence[k8s.CoreV1Event]) -> str:
+    for condition in (workload or {}).get("status", {}).get("conditions", []):
+        if condition.get("type") in ("QuotaReserved", "Evicted") and condition.get("message"):
+            return f"{condition['reason']}: {condition['message']}"
+    event = _newest(events, {"Suspended", "Stopped", "Pending", "CreatedWorkload"})
+    return f"{event.reason}: {event.message}" if event is not None else "waiting in the queue"
+
+
+def _worst(pods: Sequence[k8s.V1Pod], events: Sequence[k8s.CoreV1Event]) -> tuple[str, datetime | None, bool]:
+    """(why pods are pending, since when for want of something, whether waiting cannot help)."""
+    found: list[tuple[int, str, datetime | None, bool]] = []
+    for pod in pods:
+        for container in pod.status.container_statuses or []:
+            waiting = container.state.waiting if container.state else None
+            if waiting is None or waiting.reason in _STARTING:
+                continue
+            words = f"{waiting.reason}: {waiting.message or ''}".rstrip(": ")
+            if waiting.reason in _PULLING:
+                pulled = _newest(events, {"Failed"}, pod.metadata.name)
+                words = f"{words} ({pulled.message})" if pulled is not None and pulled.message not in words else words
+            stuck = waiting.reason in _PULLING | _MISSING
+            since = _scheduled_at(pod) if stuck else None
+            found.append((0 if waiting.reason in _HOPELESS else 1, words, since, waiting.reason in _HOPELESS))
+        for condition in pod.status.conditions or []:
+            if condition.type == "PodScheduled" and condition.status == "False":
+                found.append((2, f"{condition.reason}: {condition.message or ''}".rstrip(": "), None, False))
+    if not found:
+        return "its containers are being created (the image is pulled)", None, False
+    _, reason, since, hopeless = min(found, key=lambda one: one[0])
+    return reason, since, hopeless
+
+
+def _scheduled_at(pod: k8s.V1Pod) -> datetime | None:
+    at = [one.last_transition_time for one in pod.status.conditions or [] if one.type == "PodScheduled"]
+    return at[0] if at else pod.metadata.creation_timestamp
+
+
+def _disruption(pods: Sequence[k8s.V1Pod]) -> str:
+    """Why the last pod went, where something from outside took it."""
+    gone = [
+        (condition.last_transition_time, f"{condition.reason}: {condition.message or ''}".rstrip(": "))
+        for pod in pods
+        for condition in pod.status.conditions or []
+        if condition.type == "DisruptionTarget" and condition.status == "True"
+    ]
+    return max(gone, key=lambda one: str(one[0]))[1] if gone else ""
+
+
+def disrupted(pod: k8s.V1Pod) -> bool:
+    """Whether something from outside ended this pod."""
+    return bool(_disruption([pod]))
+
+
+def _newest(events: Sequence[k8s.CoreV1Event], reasons: set[str], about: str | None = None) -> k8s.CoreV1Event | None:
+    found = [
+        event for event in events if event.reason in reasons and (about is None or event.involved_object.name == about)
+    ]
+    return max(found, key=_time_of, default=None)
+
+
+def _time_of(event: k8s.CoreV1Event) -> str:
+    at = event.last_timestamp or event.event_time or event.metadata.creation_timestamp
+    return at.isoformat() if at is not None else ""
+
+
+def _count(indexes: str) -> int:
+    """How many indexes "1,3-5,7" names."""
+    spans = [part.partition("-") for part in indexes.split(",") if part]
+    return sum(int(last or first) - int(first) + 1 for first, _, last in spans)
