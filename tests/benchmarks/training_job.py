@@ -144,10 +144,8 @@ def log_metrics(client: Any, run: str, values: Mapping[str, float], step: int) -
 
 def our_job(folder: Path, rows: list[dict[str, Any]]) -> tuple[float, float]:
     """(seconds per step, share of the time that waits for data)."""
-    from infra.jobs.program import JobContext
-    from infra.jobs.spec import JobSpec
-    from infra.object_store import DirectoryStore
     from infra.shards import write_slice
+    from tests.training.world import job_in
     from training.batches import latent_loader
     from training.completion import completion_loss
     from training.ema import Ema
@@ -156,8 +154,9 @@ def our_job(folder: Path, rows: list[dict[str, Any]]) -> tuple[float, float]:
     from training.recipes.fit import fit
     from training.samples import latent_columns
 
-    store = DirectoryStore(folder / "store")
-    piece = write_slice(store, "latents", latent_columns(CHANNELS, SIDE, SIDE, 3, 1, WORDS, TEXT), rows, {})
+    channel = Tracked(folder)
+    job = job_in(folder, channel)
+    piece = write_slice(job.store, "latents", latent_columns(CHANNELS, SIDE, SIDE, 3, 1, WORDS, TEXT), rows, {})
     section = PretrainSection(
         steps=STEPS, batch_size=BATCH, warmup=0, ema=0.99, log_every=LOGGED, save_seconds=1e9, device="cpu"
     )
@@ -170,10 +169,7 @@ def our_job(folder: Path, rows: list[dict[str, Any]]) -> tuple[float, float]:
         return loss(*given)
 
     marked.__module__ = loss.__module__  # whose source is part of a checkpoint's identity
-    (folder / "save").mkdir()
-    channel = Tracked(folder)
-    job = JobContext(JobSpec(store=store.uri, output="out"), store, "out", folder / "save", channel=channel)
-    loader = latent_loader(store, [piece], folder / "cache", BATCH, seed=0)
+    loader = latent_loader(job.store, [piece], folder / "cache", BATCH, seed=0)
     done = fit(job, "job", Ema(model, section.ema), marked, loader, section, seed=0)
     channel.close()
     return per_step(marks[-STEPS:]), float(done.metadata["data_wait_share"])

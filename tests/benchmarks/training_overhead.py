@@ -13,19 +13,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from infra.jobs.channel import SilentChannel
-from infra.jobs.program import JobContext
-from infra.jobs.spec import JobSpec
-from infra.object_store import DirectoryStore
 from tests.benchmarks.promise import Promise
-from training.composer_model import Batch
+from tests.training.world import job_in
 from training.draws import Draws
 from training.ema import Ema
+from training.feed import Batch
 from training.models.dit import DiT, DiTConfig
 from training.precision import autocast, fast_dtype
 from training.presets.sections import OptimiserSection
@@ -94,16 +91,10 @@ def promises() -> Iterator[Promise]:
         section = OptimiserSection(
             steps=STEPS, batch_size=BATCH, warmup=0, ema=0.99, log_every=1, save_seconds=1e9, device="cpu"
         )
-        fit(job_in(folder), "overhead", Ema(model, section.ema), steps, loader, section, seed=0)
+        fit(job_in(folder, SilentChannel()), "overhead", Ema(model, section.ema), steps, loader, section, seed=0)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     marks = steps.began[-STEPS:]  # before them, `fit` counted the loss's operations once
     whole = min(after - before for before, after in pairwise(marks))
     print(f"forward and backward {min(alone):.2f} s, whole step in the loop {whole:.2f} s", flush=True)
     yield Promise("optimiser, average, callbacks, logging, of a step", 1 - min(alone) / whole, 0.04, at_least=False)
-
-
-def job_in(folder: Path) -> JobContext[Any]:
-    store = DirectoryStore(folder / "store")
-    (folder / "save").mkdir()
-    return JobContext(JobSpec(store=store.uri, output="out"), store, "out", folder / "save", channel=SilentChannel())

@@ -16,11 +16,9 @@ from torch import nn
 
 from infra.errors import BackdropError
 from infra.jobs.channel import SilentChannel
-from infra.jobs.program import JobContext, Preempted
+from infra.jobs.program import Preempted
 from infra.jobs.ranks import Place
-from infra.jobs.spec import JobSpec
-from infra.object_store import DirectoryStore
-from tests.training.world import BATCH, Run, loader, tiny_model
+from tests.training.world import BATCH, Run, job_in, loader, tiny_model
 from training import precision
 from training.composer_model import size_of
 from training.ema import Ema
@@ -56,18 +54,14 @@ class Recorder(SilentChannel):
         self.said.append(payload)
 
 
-def job_in(folder: Path) -> JobContext[Any]:
-    store = DirectoryStore(folder / "store")
-    (folder / "save").mkdir(parents=True, exist_ok=True)
-    return JobContext(JobSpec(store=store.uri, output="out"), store, "out", folder / "save", channel=Recorder())
-
-
 def trained(folder: Path, loss: Any = loss_of, run: Run | None = None, **section: Any) -> tuple[Ema[Any], Fit]:
     torch.manual_seed(0)
     values = {"steps": 6, "batch_size": BATCH, "learning_rate": 1e-2, "warmup": 0, "ema": 0.5, "log_every": 1}
     values |= section
     ema: Ema[Any] = Ema(tiny_model(), values["ema"])
-    fitted = fit(job_in(folder), "tiny", ema, loss, loader(run or Run("")), OptimiserSection(**values), seed=3)
+    fitted = fit(
+        job_in(folder, Recorder()), "tiny", ema, loss, loader(run or Run("")), OptimiserSection(**values), seed=3
+    )
     return ema, fitted
 
 
@@ -107,7 +101,7 @@ def test_the_average_is_saved_resumed_and_what_is_drawn(tmp_path: Path) -> None:
         held.append(model.last.bias.detach().clone())
         return {"error": 1.5}
 
-    job = job_in(tmp_path)
+    job = job_in(tmp_path, Recorder())
     fit(
         job,
         "tiny",
@@ -128,7 +122,7 @@ def test_the_average_is_saved_resumed_and_what_is_drawn(tmp_path: Path) -> None:
 
     torch.manual_seed(1)  # a process that begins from other weights, and finds the run done
     again: Ema[Any] = Ema(tiny_model(), 0.5)
-    fitted = fit(job_in(tmp_path), "tiny", again, loss_of, loader(Run("")), section, 3)
+    fitted = fit(job_in(tmp_path, Recorder()), "tiny", again, loss_of, loader(Run("")), section, 3)
     assert fitted.metadata["resumed_at_step"] == 4
     assert again.updates == 4
     for name, value in ema.module.state_dict().items():
@@ -200,7 +194,7 @@ def test_two_runs_in_one_folder_are_one_error(tmp_path: Path) -> None:
 
 
 def test_rows_resume_where_they_were_and_metrics_name_their_stage(tmp_path: Path) -> None:
-    job = job_in(tmp_path)
+    job = job_in(tmp_path, Recorder())
     section = OptimiserSection(steps=5, batch_size=BATCH, log_every=2, save_seconds=1e-9)
     fitted = fit(job, "tiny", Ema(tiny_model(), 0.5), loss_of, loader(Run("")), section, seed=3)
     assert [row["step"] for row in fitted.curve] == [2, 4, 5]
@@ -213,7 +207,7 @@ def test_what_a_second_life_reports_again_is_the_same(tmp_path: Path) -> None:
     """So a record that keeps the first point of each name and step has every point once, and the right one."""
     lives = []
     for run in (Run("", poison=4), Run("")):
-        job = job_in(tmp_path)
+        job = job_in(tmp_path, Recorder())
         section = OptimiserSection(steps=6, batch_size=BATCH, log_every=1, save_seconds=1e9)
         torch.manual_seed(0)
         try:
@@ -282,7 +276,7 @@ def test_a_finished_recipe_forgets_on_every_node(tmp_path: Path, monkeypatch: py
     here = {"RANK": rank, "WORLD_SIZE": 4, "LOCAL_RANK": rank % 2, "LOCAL_WORLD_SIZE": 2, "NODE_RANK": rank // 2}
     for name, value in here.items():
         monkeypatch.setenv(name, str(value))
-    job = job_in(tmp_path)
+    job = job_in(tmp_path, Recorder())
     (job.folder / CHECKPOINTS / "tiny").mkdir(parents=True)
     job.store.put(f"{job.output}/{CHECKPOINTS}/tiny/step-00000001.json", b"{}")
     forget_checkpoints(job)

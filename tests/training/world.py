@@ -191,6 +191,17 @@ def _fit(run: Run) -> dict[str, Any]:
     return {"metadata": fitted.metadata, "curve": fitted.curve}
 
 
+def job_in(folder: Path, channel: Any) -> Any:
+    """A job of one rank with its store and its save in `folder`."""
+    from infra.jobs.program import JobContext
+    from infra.jobs.spec import JobSpec
+    from infra.object_store import DirectoryStore
+
+    store = DirectoryStore(folder / "store")
+    (folder / "save").mkdir(parents=True, exist_ok=True)
+    return JobContext(JobSpec(store=store.uri, output="out"), store, "out", folder / "save", channel=channel)
+
+
 def tiny_model() -> Any:
     """A velocity of latents of any size, with layers in a list as a trunk has."""
     from torch import nn
