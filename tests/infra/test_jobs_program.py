@@ -206,7 +206,7 @@ HANDLE = Handle(
 def test_what_a_launcher_does_about_what_it_finds(
     identity: str, running: bool, succeeded: bool, delivered: bool, action: Action
 ) -> None:
-    assert decide(HANDLE, identity, running, succeeded, delivered) == action
+    assert decide(HANDLE.identity, identity, running, succeeded, delivered) == action
     assert decide(None, identity, False, False, False) == Action.START_FRESH
 
 
