@@ -44,7 +44,7 @@ def share_of(batch_size: int, here: Place) -> int:
     if rest or not share:
         raise BackdropError(
             f"a batch of {batch_size} cannot be shared by {here.ranks} ranks",
-            f"use a batch_size that {here.ranks} divides, or fewer ranks",
+            f"use a batch_size of at most {batch_size} that {here.ranks} divides, or fewer ranks",
         )
     return share
 
