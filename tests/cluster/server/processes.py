@@ -93,7 +93,7 @@ class Function:
     def __init__(self, function: Callable[[PodRun], int | None], run: PodRun, done: Done) -> None:
         self._function, self._run, self._done = function, run, done
         self._lock = threading.Lock()
-        self._ended = False
+        self._ended = self._told = False
         self._young_until = time.monotonic() + 0.25
         threading.Thread(target=self._work, daemon=True).start()
 
@@ -113,6 +113,7 @@ class Function:
                 return
             self._ended = True
         self._done(code)
+        self._told = True
 
     def terminate(self) -> None:
         self._run.terminating.set()
@@ -122,7 +123,7 @@ class Function:
         self._end(KILLED)
 
     def settling(self) -> bool:
-        return not self._ended and time.monotonic() < self._young_until
+        return not self._told and time.monotonic() < self._young_until
 
 
 def host_environment() -> dict[str, str]:

@@ -33,6 +33,7 @@ class Watches:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._round = 0
+        self._awake = 0  # watches that are not waiting for a change
 
     def end(self) -> None:
         """Ends every watch that now runs, as an API server does that restarts."""
@@ -40,15 +41,28 @@ class Watches:
             self._round += 1
             self._store.changed.notify_all()
 
+    def quiet(self) -> bool:
+        """Whether every watch has told all there is."""
+        return not self._awake
+
     def lines(self, request: WatchRequest) -> Iterator[bytes]:
         """Lines for the client; the first is empty: a watch answers before anything happens."""
+        with self._store.lock:
+            self._awake += 1
+        try:
+            yield b""
+            yield from self._told(request)
+        finally:
+            with self._store.lock:
+                self._awake -= 1
+
+    def _told(self, request: WatchRequest) -> Iterator[bytes]:
         store, clock = self._store, self._store.clock
         end, running = clock.monotonic() + request.timeout, self._round
         bookmark = clock.monotonic() + _BOOKMARK_EVERY
         with store.lock:
             version = store.version if request.version in ("", "0") else int(request.version)
             present = store.select(request.resource, request.namespace, request.selector.pairs)
-        yield b""
         if request.version in ("", "0"):
             yield from (_line("ADDED", s) for s in present if request.selector.matches(s.data))
             if request.initial_bookmark:
@@ -60,7 +74,9 @@ class Watches:
                 if self._round != running:
                     return
                 if not error and not changes and now < min(end, bookmark):
+                    self._awake -= 1
                     clock.wait(store.changed, min(end, bookmark) - now)
+                    self._awake += 1
                     continue
             if error:
                 yield error

@@ -1,0 +1,1 @@
+"""Holds the test cluster against Kubernetes' documented behaviour, through the official client."""
