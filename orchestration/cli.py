@@ -128,6 +128,24 @@ def reap() -> None:
     reap_now(Settings.load(), console)
 
 
+@app.command()
+def migrate() -> None:
+    """Bring the databases that are given by URL to this version. Example: backdrop migrate"""
+    from orchestration.migrate import migrate as bring_up
+
+    bring_up(Settings.load(), console)
+
+
+@app.command()
+def doctor(
+    pull: Annotated[bool, typer.Option("--pull", help="Also run the image of GPU jobs once.")] = False,
+) -> None:
+    """Check an installation; each failing line says what to do. Example: backdrop doctor --pull"""
+    from orchestration.doctor import doctor as examine
+
+    raise typer.Exit(1 if examine(console, pull=pull) else 0)
+
+
 def _show(outcome: Any) -> None:
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
     for column in ("asset", "", "what came out"):

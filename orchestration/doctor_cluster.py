@@ -1,0 +1,290 @@
+"""The doctor's look at the cluster: API server, rights, queue, GPU nodes and job image."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import urllib3
+from kubernetes import client as k8s
+from kubernetes import config as configs
+from kubernetes.client.exceptions import ApiException
+
+from infra.errors import BackdropError
+from infra.jobs.kubernetes.api import Api, Away, OverQuota
+from infra.jobs.kubernetes.build import GPU, PRODUCT, USER
+from infra.jobs.kubernetes.rights import ALL, RIGHTS, Right
+from infra.jobs.kubernetes.settings import ClusterSettings, Resources
+from infra.settings import Settings
+from orchestration.doctor import Finding, failed, ok, skipped
+
+T = TypeVar("T")
+
+QUEUES = ("kueue.x-k8s.io", "v1beta1", "localqueues")
+ACCOUNT = "system:serviceaccount:"
+_TIMEOUT = (5.0, 30.0)
+_RBAC = "infra/kubernetes/base/rbac.yaml"
+_UNPULLABLE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+_LOOK_S = 2.0
+
+
+def examine_cluster(settings: Settings, *, pull: bool = False) -> Iterator[Finding]:
+    """Everything about the cluster; stops where nothing more can be asked."""
+    if settings.cluster is None:
+        yield failed("cluster", "BACKDROP_CLUSTER is empty", "name the cluster's YAML file")
+        return
+    try:
+        cluster = ClusterSettings.load(settings.cluster)
+        api = connect()
+    except BackdropError as error:
+        yield failed("cluster", error.what, error.remedy)
+        return
+    yield ok("cluster", f"{settings.cluster} describes the namespace {cluster.namespace}")
+    try:
+        who = user(api)
+        yield ok("API server", f"{api.configuration.host} answers{f' {who}' if who else ''}")
+        yield from rights(api, cluster.namespace, who)
+        yield from queue(api, cluster)
+        yield from gpus(api, cluster)
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        yield failed("API server", f"does not answer: {error}", "check KUBECONFIG and the network policies")
+        return
+    except ApiException as error:
+        remedy = "log in again" if error.status == 401 else "read the API server's log"
+        yield failed("API server", f"refuses: {_words(error)}", remedy)
+        return
+    if pull:
+        yield image(Api(cluster.namespace), cluster)
+    else:
+        yield skipped("image", cluster.image, "`backdrop doctor --pull` runs it once")
+
+
+def connect() -> k8s.ApiClient:
+    """As the service account of this pod, or as the user of KUBECONFIG."""
+    configuration = k8s.Configuration()
+    try:
+        configs.load_config(client_configuration=configuration)
+    except configs.ConfigException as error:
+        raise BackdropError(
+            f"there is no access to a cluster: {error}", "set KUBECONFIG, or run in a pod with a service account"
+        ) from error
+    configuration.retries = False
+    return k8s.ApiClient(configuration)
+
+
+def user(api: k8s.ApiClient) -> str:
+    """Who we are to the cluster; "" where it does not tell."""
+    review = k8s.V1SelfSubjectReview(api_version="authentication.k8s.io/v1", kind="SelfSubjectReview")
+    try:
+        answer = k8s.AuthenticationV1Api(api).create_self_subject_review(review, _request_timeout=_TIMEOUT)
+    except ApiException as error:
+        if error.status in (403, 404, 405):
+            return ""
+        raise
+    return str(answer.status.user_info.username)
+
+
+def needed_by(username: str) -> Sequence[Right]:
+    """The rights of one of our service accounts; all of them for anybody else, who stands for the whole."""
+    return RIGHTS.get(username.rpartition(":")[2], ALL) if username.startswith(ACCOUNT) else ALL
+
+
+def rights(api: k8s.ApiClient, namespace: str, username: str = "") -> Iterator[Finding]:
+    """A line for each right that is missing, or one for all of them."""
+    needed = needed_by(username)
+    missing = [right for right in needed if not allowed(api, namespace, right)]
+    for right in missing:
+        yield failed("rights", f"cannot {right} in the namespace {namespace}", f"grant it: {_RBAC}")
+    if not missing:
+        yield ok("rights", f"all {len(needed)}, in the namespace {namespace}")
+
+
+def allowed(api: k8s.ApiClient, namespace: str, right: Right) -> bool:
+    resource, _, subresource = right.resource.partition("/")
+    attributes = k8s.V1ResourceAttributes(
+        namespace=namespace, group=right.group, resource=resource, subresource=subresource or None, verb=right.verb
+    )
+    review = k8s.V1SelfSubjectAccessReview(
+        api_version="authorization.k8s.io/v1",
+        kind="SelfSubjectAccessReview",
+        spec=k8s.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes),
+    )
+    answer = k8s.AuthorizationV1Api(api).create_self_subject_access_review(review, _request_timeout=_TIMEOUT)
+    return bool(answer.status.allowed)
+
+
+def queue(api: k8s.ApiClient, cluster: ClusterSettings) -> Iterator[Finding]:
+    """Whether jobs would be let in, where they are to wait in a queue."""
+    if not cluster.queue:
+        return
+    group, version, plural = QUEUES
+    name = f"queue {cluster.queue}"
+    try:
+        found = k8s.CustomObjectsApi(api).get_namespaced_custom_object(
+            group, version, cluster.namespace, plural, cluster.queue, _request_timeout=_TIMEOUT
+        )
+    except ApiException as error:
+        if error.status == 403:
+            yield skipped(name, "this account may not read it", "run the doctor with an administrator's KUBECONFIG")
+        elif error.status == 404:
+            remedy = f"install Kueue and make the LocalQueue {cluster.queue} (infra/kubernetes/overlays/kueue)"
+            yield failed(name, f"is not in the namespace {cluster.namespace}", remedy)
+        else:
+            raise
+        return
+    yield judged_queue(name, found)
+
+
+def judged_queue(name: str, found: dict[str, Any]) -> Finding:
+    """What a LocalQueue says of itself."""
+    status = found.get("status", {})
+    active: dict[str, Any] = next((one for one in status.get("conditions", []) if one["type"] == "Active"), {})
+    if active.get("status") == "False":
+        why = active.get("message") or active.get("reason", "")
+        return failed(name, f"is not active: {why}", "mend its ClusterQueue")
+    waiting = status.get("pendingWorkloads", 0)
+    return ok(name, f"of ClusterQueue {found.get('spec', {}).get('clusterQueue', '?')}; {waiting} jobs wait")
+
+
+def gpus(api: k8s.ApiClient, cluster: ClusterSettings) -> Iterator[Finding]:
+    """Whether there are nodes for what the assets ask."""
+    asked = {asset: cluster.resources(asset) for asset in ["default", *cluster.assets]}
+    distinct = {
+        (resources.gpu_product, resources.gpus, resources.nodes): (asset, resources)
+        for asset, resources in asked.items()
+        if resources.gpus
+    }
+    if not distinct:
+        yield ok("GPU nodes", "no asset asks for a GPU")
+        return
+    try:
+        nodes = k8s.CoreV1Api(api).list_node(_request_timeout=_TIMEOUT).items
+    except ApiException as error:
+        if error.status != 403:
+            raise
+        yield skipped("GPU nodes", "this account may not list nodes", "run it with an administrator's KUBECONFIG")
+        return
+    for asset, resources in distinct.values():
+        yield judged_nodes(asset, resources, nodes)
+
+
+def judged_nodes(asset: str, resources: Resources, nodes: Sequence[k8s.V1Node]) -> Finding:
+    """Whether enough nodes are of the kind that an asset asks for."""
+    product = resources.gpu_product
+    wanted = dict(resources.node_selector) | ({PRODUCT: product} if product else {})
+    alike = [node for node in nodes if wanted.items() <= (node.metadata.labels or {}).items()]
+    fit = [node for node in alike if _gpus(node) >= resources.gpus and _ready(node)]
+    what, each = f"GPU nodes for {asset}", f"{resources.gpus} × {product or GPU}"
+    if len(fit) >= resources.nodes:
+        return ok(what, f"{len(fit)} with {each}, {resources.nodes} needed")
+    if not alike:
+        kinds = sorted({(node.metadata.labels or {}).get(PRODUCT, "") for node in nodes if _gpus(node)} - {""})
+        there = f"there are {', '.join(kinds)}" if kinds else "no node offers a GPU"
+        remedy = "correct gpu_product or node_selector in BACKDROP_CLUSTER; the GPU operator sets these labels"
+        return failed(what, f"none is labelled {_labels(wanted)}; {there}", remedy)
+    text = f"{len(fit)} ready with {each}, {resources.nodes} needed ({len(alike)} are of that kind)"
+    return failed(what, text, "add nodes, or ask for less in BACKDROP_CLUSTER; where they are added on demand, go on")
+
+
+def image(api: Api, cluster: ClusterSettings) -> Finding:
+    """Runs `true` in the image of GPU jobs, once, as a Job that is deleted afterwards."""
+    job = probe(cluster, f"backdrop-doctor-{secrets.token_hex(4)}")
+    name = job.metadata.name
+    try:
+        api.create_job(job)
+    except (BackdropError, OverQuota, Away) as error:
+        what = error.what if isinstance(error, BackdropError) else str(error)
+        return failed("image", f"a Job could not be made to try it: {what}", "see the lines about rights, or the quota")
+    until = api.clock.monotonic() + cluster.pull_patience_s
+    try:
+        while api.clock.monotonic() < until:
+            finding = _calm(lambda: judged_pull(cluster.image, api.pods(name)))
+            if finding is not None:
+                return finding
+            api.clock.sleep(_LOOK_S)
+        said = _calm(lambda: [event.message for event in api.events(name)]) or ["nothing was said about it"]
+        return failed("image", f"{cluster.image} did not run in {cluster.pull_patience_s} s: {said[-1]}", "see the Job")
+    finally:
+        _calm(lambda: api.delete_job(name, 0))
+
+
+def probe(cluster: ClusterSettings, name: str) -> k8s.V1Job:
+    """The Job of :func:`image`. It has not the label of our jobs: the reaper knows no run of it."""
+    small = {"cpu": "100m", "memory": "128Mi"}
+    container = k8s.V1Container(
+        name="image",
+        image=cluster.image,
+        image_pull_policy="Always",
+        command=["true"],
+        resources=k8s.V1ResourceRequirements(requests=small, limits={"memory": small["memory"]}),
+        security_context=k8s.V1SecurityContext(
+            allow_privilege_escalation=False,
+            read_only_root_filesystem=True,
+            capabilities=k8s.V1Capabilities(drop=["ALL"]),
+        ),
+    )
+    pod = k8s.V1PodSpec(
+        restart_policy="Never",
+        service_account_name=cluster.service_account,
+        automount_service_account_token=False,
+        enable_service_links=False,
+        image_pull_secrets=[k8s.V1LocalObjectReference(name=one) for one in cluster.image_pull_secrets] or None,
+        security_context=k8s.V1PodSecurityContext(
+            run_as_non_root=True, run_as_user=USER, seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault")
+        ),
+        containers=[container],
+    )
+    labels = {"app.kubernetes.io/name": "doctor", "app.kubernetes.io/part-of": "backdrop"}
+    return k8s.V1Job(
+        api_version="batch/v1",
+        kind="Job",
+        metadata=k8s.V1ObjectMeta(name=name, namespace=cluster.namespace, labels=labels),
+        spec=k8s.V1JobSpec(
+            backoff_limit=0,
+            ttl_seconds_after_finished=300,
+            template=k8s.V1PodTemplateSpec(metadata=k8s.V1ObjectMeta(labels=labels), spec=pod),
+        ),
+    )
+
+
+def judged_pull(image: str, pods: Sequence[k8s.V1Pod]) -> Finding | None:
+    """What the probe's pods say about the image; None while they say nothing."""
+    for pod in pods:
+        if pod.status.phase == "Succeeded":
+            return ok("image", f"{image} runs on {pod.spec.node_name}")
+        for container in pod.status.container_statuses or []:
+            waiting = container.state.waiting if container.state else None
+            if waiting is not None and waiting.reason in _UNPULLABLE:
+                remedy = "check its name and image_pull_secrets in BACKDROP_CLUSTER, and the registry"
+                return failed("image", f"{image}: {waiting.reason}: {waiting.message or ''}".rstrip(": "), remedy)
+        if pod.status.phase == "Failed":
+            return failed("image", f"{image} was pulled and does not run `true`", "build it from infra/docker")
+    return None
+
+
+def _calm(ask: Callable[[], T]) -> T | None:
+    try:
+        return ask()
+    except Away:
+        return None
+
+
+def _gpus(node: k8s.V1Node) -> int:
+    return int((node.status.allocatable or {}).get(GPU, "0"))
+
+
+def _ready(node: k8s.V1Node) -> bool:
+    return any(one.type == "Ready" and one.status == "True" for one in node.status.conditions or [])
+
+
+def _labels(wanted: dict[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in wanted.items()) or f"with {GPU}"
+
+
+def _words(error: ApiException) -> str:
+    try:
+        return str(json.loads(error.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(error.reason)

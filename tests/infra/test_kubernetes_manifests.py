@@ -1,0 +1,346 @@
+"""The manifests: what Kubernetes refuses, what this house refuses, and that code and manifests say the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.instance import PATCH, RESULT, TOP, merge, production
+from infra.jobs.kubernetes.build import APP, APP_LABEL, USER
+from infra.jobs.kubernetes.rights import RIGHTS, Right
+from infra.jobs.kubernetes.settings import ClusterSettings
+from infra.settings import REPOSITORY, Settings
+
+FOLDER = REPOSITORY / "infra" / "kubernetes"
+OVERLAYS = ["dev", "production", "kueue"]
+NOT_KUBERNETES = {"kueue.x-k8s.io/v1beta1"}
+PODS = {"Deployment", "Job"}
+Object = dict[str, Any]
+
+
+def files() -> list[Path]:
+    """Every file of objects: not kustomize's own, and not what becomes a ConfigMap."""
+    own = {"kustomization.yaml", "dagster.yaml", "dagster.production.yaml", "cluster.yaml", "workspace.yaml"}
+    return sorted(path for path in FOLDER.rglob("*.yaml") if path.name not in own)
+
+
+def objects(text: str) -> list[Object]:
+    return [one for one in yaml.safe_load_all(text) if one is not None]
+
+
+def everything() -> list[tuple[str, Object]]:
+    return [
+        (f"{path.relative_to(FOLDER)}:{one['kind']}/{one['metadata']['name']}", one)
+        for path in files()
+        for one in objects(path.read_text())
+    ]
+
+
+def named(kind: str) -> Iterator[tuple[str, Object]]:
+    return ((name, one) for name, one in everything() if one["kind"] == kind)
+
+
+def workloads(found: list[tuple[str, Object]]) -> list[tuple[str, Object, Object]]:
+    """(name, object, pod template) of everything that makes pods."""
+    return [(name, one, one["spec"]["template"]) for name, one in found if one["kind"] in PODS]
+
+
+def built(overlay: str) -> list[Object]:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not on PATH: its kustomize builds the overlays")
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(FOLDER / "overlays" / overlay)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return objects(done.stdout)
+
+
+def validate(one: Object) -> None:
+    import kubernetes_validate
+
+    if one["apiVersion"] not in NOT_KUBERNETES:
+        kubernetes_validate.validate(one, "1.33", strict=True)
+
+
+def check_pod(name: str, pod: Object, *, long_running: bool) -> None:
+    """What every pod here must be; the namespace enforces most of it (pod-security: restricted)."""
+    security = pod["securityContext"]
+    assert security["runAsNonRoot"] is True, name
+    assert security["runAsUser"] == USER, name
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+    # Kubernetes' variables for the Service backdrop-webserver begin with BACKDROP_: Settings would refuse them.
+    assert pod["enableServiceLinks"] is False, name
+    assert "hostPath" not in json.dumps(pod.get("volumes", [])), name
+    for container in [*pod["containers"], *pod.get("initContainers", [])]:
+        own = container["securityContext"]
+        assert own["allowPrivilegeEscalation"] is False, name
+        assert own["readOnlyRootFilesystem"] is True, name
+        assert own["capabilities"] == {"drop": ["ALL"]}, name
+        assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), name
+        assert "memory" in container["resources"]["limits"], name
+        for variable in container.get("env", []):
+            if re.search(r"URL|SECRET|PASSWORD|KEY|TOKEN|STORE_URI", variable["name"]):
+                assert "secretKeyRef" in variable["valueFrom"], f"{name}: {variable['name']}"
+        if long_running:
+            assert {"livenessProbe", "readinessProbe"} <= container.keys(), name
+
+
+def test_kubernetes_accepts_every_object() -> None:
+    found = everything()
+    assert len(found) > 40
+    for name, one in found:
+        try:
+            validate(one)
+        except Exception as error:
+            pytest.fail(f"{name}: {error}")
+
+
+def test_every_file_is_used() -> None:
+    used = {
+        (path.parent / entry).resolve()
+        for path in FOLDER.rglob("kustomization.yaml")
+        for entry in yaml.safe_load(path.read_text()).get("resources", [])
+    }
+    assert {path.resolve() for path in files()} <= used
+
+
+def test_pods_are_restricted_probed_and_bounded() -> None:
+    for name, one, template in workloads(everything()):
+        check_pod(name, template["spec"], long_running=one["kind"] == "Deployment")
+
+
+def test_no_secret_is_in_the_repository() -> None:
+    assert not list(named("Secret"))
+    for path in FOLDER.rglob("*"):
+        if path.is_file():
+            assert not re.search(r"://[^/\s:]+:[^/\s@]+@|(?i:aws_secret_access_key)\s*[=:]", path.read_text()), path
+
+
+def test_images_are_pinned() -> None:
+    for name, _, template in workloads(everything()):
+        for container in template["spec"]["containers"]:
+            image = container["image"]
+            # kustomize's `images` name ours in each overlay.
+            assert image == "backdrop-services" or re.search(r":v?\d+\.\d+\.\d+$|@sha256:[0-9a-f]{64}$", image), name
+
+
+def test_roles_are_the_rights_that_the_code_uses() -> None:
+    granted = {
+        one["metadata"]["name"]: {
+            Right(group, resource, verb)
+            for rule in one["rules"]
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        }
+        for _, one in named("Role")
+    }
+    assert granted == {account: set(rights) for account, rights in RIGHTS.items()}
+    assert not list(named("ClusterRole"))
+    for name, binding in named("RoleBinding"):
+        account = binding["metadata"]["name"]
+        assert binding["roleRef"]["name"] == account, name
+        subject = {"kind": "ServiceAccount", "name": account, "namespace": "backdrop"}
+        assert binding["subjects"] == [subject], name
+    assert {one["metadata"]["name"] for _, one in named("RoleBinding")} == set(RIGHTS)
+
+
+def test_only_who_has_rights_gets_a_token() -> None:
+    accounts = {one["metadata"]["name"] for _, one in named("ServiceAccount")}
+    assert accounts == {*RIGHTS, "backdrop-job", "backdrop-service"}
+    assert not any(one["automountServiceAccountToken"] for _, one in named("ServiceAccount"))
+    for name, _, template in workloads(everything()):
+        pod = template["spec"]
+        assert pod["automountServiceAccountToken"] == (pod["serviceAccountName"] in RIGHTS), name
+
+
+def test_no_workload_looks_like_a_job_of_the_line() -> None:
+    """The reaper removes what carries that label and has no run."""
+    for name, one, template in workloads(everything()):
+        for labels in (one["metadata"]["labels"], template["metadata"]["labels"]):
+            assert labels[APP_LABEL] != APP, name
+
+
+def test_selectors_meet_pods() -> None:
+    labels = [template["metadata"]["labels"] for _, _, template in workloads(everything())]
+    # Made at run time: by the launcher, and by Dagster.
+    labels += [{APP_LABEL: APP}, {APP_LABEL: "dagster", "app.kubernetes.io/part-of": "backdrop"}]
+    for _, one in everything():
+        for selector in selectors(one):
+            assert any(matches(selector, candidate) for candidate in labels), (one["metadata"]["name"], selector)
+
+
+def selectors(one: Object) -> Iterator[Object]:
+    if one["kind"] == "Service":
+        yield {"matchLabels": one["spec"]["selector"]}
+    elif one["kind"] == "PodDisruptionBudget":
+        yield one["spec"]["selector"]
+    elif one["kind"] == "NetworkPolicy":
+        yield one["spec"]["podSelector"]
+        for rule in [*one["spec"].get("ingress", []), *one["spec"].get("egress", [])]:
+            for peer in [*rule.get("from", []), *rule.get("to", [])]:
+                if "podSelector" in peer:
+                    yield peer["podSelector"]
+
+
+def matches(selector: Object, labels: dict[str, str]) -> bool:
+    for rule in selector.get("matchExpressions", []):
+        if (labels.get(rule["key"]) in rule["values"]) != (rule["operator"] == "In"):
+            return False
+    return selector.get("matchLabels", {}).items() <= labels.items()
+
+
+def test_nothing_may_talk_unless_it_is_said() -> None:
+    policies = {one["metadata"]["name"]: one["spec"] for _, one in named("NetworkPolicy")}
+    assert policies["deny-everything"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    # The pages have no login: only a proxy comes to the web server.
+    comes = [name for name, spec in policies.items() if "ingress" in spec and _is_for(spec, "dagster-webserver")]
+    assert comes == ["dagster-from-oauth2-proxy"]
+
+
+def _is_for(spec: Object, name: str) -> bool:
+    return matches(spec["podSelector"], {APP_LABEL: name})
+
+
+def test_the_clusters_dagster_yaml_is_current() -> None:
+    assert RESULT.read_text() == production(), "run `make manifests`"
+    assert yaml.safe_load(RESULT.read_text()) == merge(*(yaml.safe_load(path.read_text()) for path in (TOP, PATCH)))
+
+
+def test_merging_goes_key_by_key() -> None:
+    below = {"a": {"b": 1, "c": [1]}, "d": 1}
+    assert merge(below, {"a": {"c": [2]}, "e": 2}) == {"a": {"b": 1, "c": [2]}, "d": 1, "e": 2}
+    assert below == {"a": {"b": 1, "c": [1]}, "d": 1}
+
+
+def variables(path: Path) -> dict[str, str]:
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_the_settings_of_the_cluster_are_settings() -> None:
+    from infra.services import NO_TELEMETRY
+
+    base = variables(FOLDER / "base" / "settings.env")
+    assert NO_TELEMETRY.items() <= base.items()
+    for overlay in (None, "dev", "production"):
+        own = variables(FOLDER / "overlays" / overlay / "settings.env") if overlay else {}
+        settings = Settings.load(base | own)
+        assert settings.launcher == "kubernetes"
+        assert settings.store_uri.startswith("s3://")
+
+
+def test_each_cluster_file_is_one() -> None:
+    config_maps = {"backdrop"}
+    for path in [FOLDER / "base", *(FOLDER / "overlays" / overlay for overlay in OVERLAYS)]:
+        cluster = ClusterSettings.load(path / "cluster.yaml")
+        assert cluster.namespace == "backdrop"
+        assert cluster.service_account == "backdrop-job"
+        assert set(cluster.config_maps) == config_maps
+        assert "backdrop-databases" not in cluster.secrets  # a job has no business in Dagster's storage
+
+
+def test_kueue_is_production_with_a_queue() -> None:
+    both = [ClusterSettings.load(FOLDER / "overlays" / name / "cluster.yaml") for name in ("production", "kueue")]
+    queues = [one for _, one in named("LocalQueue")]
+    assert both[0].queue is None
+    assert both[1] == both[0].model_copy(update={"queue": queues[0]["metadata"]["name"]})
+
+
+def test_assets_of_a_cluster_file_exist() -> None:
+    from orchestration.definitions import LINEAGE
+
+    known = {asset.key.to_user_string() for asset in LINEAGE}
+    for path in FOLDER.rglob("cluster.yaml"):
+        assert set(ClusterSettings.load(path).assets) <= known, path
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_is_whole(overlay: str) -> None:
+    found = built(overlay)
+    by_kind = {(one["kind"], one["metadata"]["name"]): one for one in found}
+    assert len(by_kind) == len(found)
+    for one in found:
+        validate(one)
+        if one["kind"] not in {"Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor"}:
+            assert one["metadata"]["namespace"] == "backdrop", one["metadata"]
+    named_here = [(f"{one['kind']}/{one['metadata']['name']}", one) for one in found]
+    for name, one, template in workloads(named_here):
+        check_pod(name, template["spec"], long_running=one["kind"] == "Deployment")
+        for reference in references(template["spec"]):
+            assert ("ConfigMap", reference) in by_kind, f"{name}: {reference}"
+        for container in template["spec"]["containers"]:
+            assert "/" in container["image"], name
+            if overlay != "dev" and "oauth2" not in container["image"]:
+                assert re.search(r"@sha256:[0-9a-f]{64}$", container["image"]), name
+    location = by_kind["Deployment", "backdrop-code-location"]["spec"]["template"]["spec"]["containers"][0]
+    environment = {one["name"]: one.get("value") for one in location["env"]}
+    assert environment["DAGSTER_CURRENT_IMAGE"] == location["image"]  # what run workers run
+    data = by_kind["ConfigMap", "backdrop"]["data"]
+    Settings.load(data)
+    cluster = yaml.safe_load(by_kind["ConfigMap", "backdrop-cluster"]["data"]["cluster.yaml"])
+    assert cluster.get("queue") == ("backdrop" if overlay == "kueue" else None)
+    assert yaml.safe_load(by_kind["ConfigMap", "backdrop-dagster"]["data"]["dagster.yaml"]) == yaml.safe_load(
+        RESULT.read_text()
+    )
+
+
+def references(pod: Object) -> Iterator[str]:
+    """The ConfigMaps that a pod needs."""
+    for volume in pod.get("volumes", []):
+        if "configMap" in volume:
+            yield volume["configMap"]["name"]
+    for container in pod["containers"]:
+        for source in container.get("envFrom", []):
+            if "configMapRef" in source:
+                yield source["configMapRef"]["name"]
+
+
+def test_a_run_worker_is_like_the_others(tmp_path: Path) -> None:
+    """The Job that K8sRunLauncher makes of the patch."""
+    from dagster import DagsterRun
+    from dagster._config import process_config, resolve_to_config_type
+    from dagster_k8s import K8sRunLauncher
+    from dagster_k8s.job import construct_dagster_k8s_job
+    from kubernetes.client import ApiClient
+
+    kubeconfig = tmp_path / "config"
+    cluster = {"name": "x", "cluster": {"server": "http://127.0.0.1:9"}}
+    context = {"name": "x", "context": {"cluster": "x", "user": "x"}}
+    users = [{"name": "x", "user": {"token": "x"}}]
+    kubeconfig.write_text(
+        json.dumps({"clusters": [cluster], "contexts": [context], "users": users, "current-context": "x"})
+    )
+    given = yaml.safe_load(RESULT.read_text())["run_launcher"]["config"]
+    given |= {"load_incluster_config": False, "kubeconfig_file": str(kubeconfig)}
+    checked = process_config(resolve_to_config_type(K8sRunLauncher.config_type()), given)
+    assert checked.success, checked.errors
+    launcher = K8sRunLauncher(**checked.value)
+    container_context = launcher.get_container_context_for_run(DagsterRun(job_name="retrain"))
+    job = construct_dagster_k8s_job(
+        container_context.get_k8s_job_config(job_image="registry/services@sha256:0", run_launcher=launcher),
+        args=["dagster", "api", "execute_run"],
+        job_name="dagster-run-1",
+        component="run_worker",
+        user_defined_k8s_config=container_context.run_k8s_config,
+    )
+    data = ApiClient().sanitize_for_serialization(job)
+    validate(data)
+    template = data["spec"]["template"]
+    pod = template["spec"]
+    check_pod("run worker", pod, long_running=False)
+    assert pod["serviceAccountName"] == "backdrop-run"
+    container = pod["containers"][0]
+    assert {one["name"] for one in container["volumeMounts"]} <= {one["name"] for one in pod["volumes"]}
+    assert {"name": "DAGSTER_HOME", "value": "/state"} in container["env"]
+    assert [one["name"] for one in container["env"]].count("BACKDROP_DAGSTER_URL") == 1
+    assert template["metadata"]["labels"][APP_LABEL] == "dagster"  # what network.yaml calls it
+    assert data["metadata"]["labels"][APP_LABEL] != APP
