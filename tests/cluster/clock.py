@@ -28,6 +28,9 @@ class Clock:
         """`condition.wait(timeout)` in this clock's seconds; the caller holds the condition and looks again after."""
         condition.wait(timeout)
 
+    def leave(self) -> None:
+        """Says that this thread is done with sleeping, though it lives on: nobody need wait for its next sleep."""
+
 
 @dataclass(frozen=True)
 class _Sleeper:
@@ -81,7 +84,12 @@ class FakeClock(Clock):
             condition.wait()
         finally:
             with self._lock:
-                del self._sleepers[sleeper.ticket]
+                self._sleepers.pop(sleeper.ticket, None)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._slept.pop(threading.current_thread(), None)
+            self._lock.notify_all()
 
     def advance(self, seconds: float) -> None:
         """Moves time by this many seconds, deadline by deadline."""
@@ -91,6 +99,8 @@ class FakeClock(Clock):
             self._settle(due)
         self._elapsed = target
         self._settle([])
+        with self._lock:
+            self._slept = {thread: ticket for thread, ticket in self._slept.items() if thread.is_alive()}
 
     def _due(self, target: float) -> list[_Sleeper]:
         """Whoever sleeps to the next deadline, woken; none: nobody sleeps to a moment before the target."""
@@ -108,18 +118,12 @@ class FakeClock(Clock):
     def _settle(self, woken: list[_Sleeper]) -> None:
         give_up = time.monotonic() + self.patience
         with self._lock:
-            while any(s.thread.is_alive() and self._slept[s.thread] == s.ticket for s in woken):
+            while any(s.thread.is_alive() and self._slept.get(s.thread) == s.ticket for s in woken):
                 left = give_up - time.monotonic()
                 if left <= 0:
                     break
                 self._lock.wait(min(left, 0.02))  # a thread that ends tells nobody
-            # One that was woken but is stuck elsewhere in real time must not be found due for ever.
-            for sleeper in woken:
+            for sleeper in woken:  # one that is stuck elsewhere in real time must not be due for ever
                 self._sleepers.pop(sleeper.ticket, None)
-                self._sleepers[sleeper.ticket] = _Sleeper(
-                    sleeper.ticket, float("inf"), sleeper.condition, sleeper.thread
-                )
-                if not sleeper.thread.is_alive() or self._slept[sleeper.thread] != sleeper.ticket:
-                    del self._sleepers[sleeper.ticket]
         for settle in list(self.settle):
             settle()

@@ -14,7 +14,8 @@ from tests.cluster.server.pod_failure import Backoff, tracked
 from tests.cluster.server.registry import DeleteOptions, Registry
 from tests.cluster.server.resources import JOBS, PODS
 
-_FIRST_RETRY, _LONGEST_RETRY = 1.0, 60.0  # seconds between tries to create pods that are refused
+# Seconds between tries to create pods that are refused. A change of its pods makes a job try again after the first.
+_FIRST_RETRY, _LONGEST_RETRY = 1.0, 60.0
 
 
 class JobController:
@@ -29,7 +30,7 @@ class JobController:
         self._keys: dict[str, Key] = {}  # of jobs, by uid
         self._live: dict[str, dict[Key, Object]] = {}  # by the job's uid: pods that run or are not counted
         self._backoffs: dict[str, Backoff] = {}
-        self._refused: dict[str, int] = {}  # by the job's uid: syncs in a row that could not create a pod
+        self._refused: dict[str, tuple[int, float]] = {}  # by the job's uid: tries in a row without a pod, and the last
         self._dirty: dict[str, None] = {}
 
     def observe(self, change: Change) -> None:
@@ -84,6 +85,11 @@ class JobController:
 
     def _create(self, uid: str, job: Object, plan: jobs.Plan) -> None:
         """Creates pods until one is refused; the rest waits for the next try, as the controller's slow start has it."""
+        now = self._store.clock.monotonic()
+        tries, last = self._refused.get(uid, (0, now - _FIRST_RETRY))
+        if plan.create and now < last + _FIRST_RETRY:
+            self._postpone(plan, len(plan.create), last + _FIRST_RETRY - now)
+            return
         for number, creation in enumerate(plan.create):
             prefix = f"{job['metadata']['name']}-"
             if creation.index is not None:
@@ -93,17 +99,21 @@ class JobController:
                 pod = self._registry.add(PODS, job["metadata"]["namespace"], _pod(job, creation, prefix))
             except ApiError as error:
                 self._events.warning(job, "FailedCreate", f"Error creating: {error.message}")
-                plan.status["active"] = plan.status.get("active", 0) - (len(plan.create) - number)
-                if not plan.status["active"]:
-                    del plan.status["active"]
-                tries = self._refused[uid] = self._refused.get(uid, 0) + 1
-                wait = min(_FIRST_RETRY * 2 ** min(tries - 1, 10), _LONGEST_RETRY)
-                plan.again = min(wait, plan.again if plan.again is not None else wait)
+                self._refused[uid] = (tries + 1, now)
+                wait = min(_FIRST_RETRY * 2 ** min(tries, 10), _LONGEST_RETRY)
+                self._postpone(plan, len(plan.create) - number, wait)
                 return
             self._live.setdefault(uid, {})[key_of(pod)] = pod
             self._events.normal(job, "SuccessfulCreate", f"Created pod: {pod['metadata']['name']}")
         if plan.create:
             self._refused.pop(uid, None)
+
+    def _postpone(self, plan: jobs.Plan, count: int, seconds: float) -> None:
+        """Takes so many pods that were not created out of the plan, for some time."""
+        plan.status["active"] = plan.status.get("active", 0) - count
+        if not plan.status["active"]:
+            del plan.status["active"]
+        plan.again = min(seconds, plan.again if plan.again is not None else seconds)
 
     def _delete(self, job: Object, pod: Object) -> None:
         key = key_of(pod)

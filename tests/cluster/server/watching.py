@@ -55,6 +55,7 @@ class Watches:
         finally:
             with self._store.lock:
                 self._awake -= 1
+            self._store.clock.leave()
 
     def _told(self, request: WatchRequest) -> Iterator[bytes]:
         store, clock = self._store, self._store.clock
