@@ -31,6 +31,10 @@ class Clock:
     def leave(self) -> None:
         """Says that this thread is done with sleeping, though it lives on: nobody need wait for its next sleep."""
 
+    def asleep(self, thread: threading.Thread) -> bool:
+        """Whether only this clock can wake the thread. Of a real one nobody knows."""
+        return False
+
 
 @dataclass(frozen=True)
 class _Sleeper:
@@ -90,6 +94,10 @@ class FakeClock(Clock):
         with self._lock:
             self._slept.pop(threading.current_thread(), None)
             self._lock.notify_all()
+
+    def asleep(self, thread: threading.Thread) -> bool:
+        with self._lock:
+            return self._slept.get(thread) in self._sleepers
 
     def advance(self, seconds: float) -> None:
         """Moves time by this many seconds, deadline by deadline."""

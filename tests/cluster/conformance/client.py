@@ -13,7 +13,7 @@ IGNORE_DISRUPTION = {"action": "Ignore", "onPodConditions": [{"type": "Disruptio
 def job(name: str = "train", command: str = "true", *, completions: int = 1, **spec: Any) -> dict[str, Any]:
     """An Indexed job whose pods run a shell command; `spec` is laid over its spec, `gpus` and `pod` over its pods."""
     gpus, pod, labels = spec.pop("gpus", 0), spec.pop("pod", {}), spec.pop("labels", {})
-    container = {"name": "main", "image": "backdrop:1", "command": ["sh", "-c", command]}
+    container: dict[str, Any] = {"name": "main", "image": "backdrop:1", "command": ["sh", "-c", command]}
     if gpus:
         container |= {"resources": {"limits": {"nvidia.com/gpu": str(gpus)}}}
     template = {"spec": {"restartPolicy": "Never", "containers": [container]} | pod}

@@ -12,6 +12,8 @@ from tests.cluster.clock import FakeClock
 from tests.cluster.conformance.client import FAIL_ON_42, IGNORE_DISRUPTION, Api, job
 from tests.cluster.server import Node, PodRun, TestCluster
 from tests.cluster.server.indexes import read_indexes, write_indexes
+from tests.cluster.server.resources import RESOURCES
+from tests.cluster.server.schema import check_schema
 
 pytestmark = pytest.mark.integration
 
@@ -237,6 +239,24 @@ def test_a_finished_job_lives_for_its_time(cluster: TestCluster, api: Api, clock
     assert not api.pods()
     with pytest.raises(ApiException):
         api.job()
+
+
+def test_what_the_server_writes_obeys_the_schema_too(cluster: TestCluster, api: Api, held: Held) -> None:
+    cluster.set_quota(pods=100)
+    rules = {"rules": [FAIL_ON_42, IGNORE_DISRUPTION]}
+    api.create(job(completions=3, backoffLimitPerIndex=1, podFailurePolicy=rules, ttlSecondsAfterFinished=60))
+    api.core.create_namespaced_service(api.namespace, {"metadata": {"name": "train"}, "spec": {"clusterIP": "None"}})
+    running(cluster, api, 3)
+    held.release(0, 1)
+    cluster.evict(api.pods()[1].metadata.name)
+    held.release(2, 42)
+    ended(cluster, api)
+    cluster.settle()
+    kinds = [r for r in RESOURCES.values() if list(cluster.store.all(r))]
+    assert {"jobs", "pods", "events", "nodes", "services", "resourcequotas"} <= {r.plural for r in kinds}
+    for resource in kinds:
+        for data in cluster.store.all(resource):
+            check_schema(resource, data, strict=True)
 
 
 def test_two_thousand_indexes_of_which_one_in_a_hundred_fails_once(clock: FakeClock, tmp_path: Any) -> None:

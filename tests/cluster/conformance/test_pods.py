@@ -99,7 +99,7 @@ def test_an_image_takes_its_time(clock: FakeClock, tmp_path: Path) -> None:
 
 
 def test_a_missing_secret_and_a_missing_account(cluster: TestCluster, api: Api, clock: FakeClock) -> None:
-    container = {"name": "main", "image": "a:1", "command": ["sh", "-c", "echo $USER_$PREFIX_KEY"]}
+    container: dict[str, Any] = {"name": "main", "image": "a:1", "command": ["sh", "-c", "echo $USER_$PREFIX_KEY"]}
     container |= {"envFrom": [{"prefix": "PREFIX_", "secretRef": {"name": "keys"}}]}
     api.create(job(pod={"containers": [container]}))
     cluster.settle()

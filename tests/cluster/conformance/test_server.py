@@ -97,6 +97,12 @@ def test_a_name_is_taken_once(api: Api) -> None:
     assert refused(api, job(suspend=True)) == (409, "AlreadyExists", 'jobs.batch "train" already exists')
 
 
+def test_what_is_not_modelled_says_so(api: Api) -> None:
+    code, reason, message = refused(api, job(pod={"restartPolicy": "OnFailure"}))
+    assert (code, reason) == (501, "NotImplemented")
+    assert message == "the test cluster does not model restartPolicy OnFailure"
+
+
 # ---- what is filled in
 def test_defaults(api: Api) -> None:
     made = api.create(job(suspend=True, podFailurePolicy={"rules": []}))

@@ -152,7 +152,7 @@ class Kubelet:
                 self._store.changed.notify_all()
 
         if callable(command):
-            cell.append(Function(command, PodRun(known.pod, variables, log), done))
+            cell.append(Function(command, PodRun(known.pod, variables, log), done, self._store.clock))
         else:
             own = [expand(a, variables) for a in [*spec.get("command", []), *spec.get("args", [])]]
             argv = list(command) if command is not None else own

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from tests.cluster.clock import Clock
+
 KILLED = 128 + signal.SIGKILL
 Done = Callable[[int], None]  # told the exit code, once, from some thread
 
@@ -90,14 +92,16 @@ class Process:
 class Function:
     """A function in a thread. It cannot be killed: after a kill its container has ended, whatever it does."""
 
-    def __init__(self, function: Callable[[PodRun], int | None], run: PodRun, done: Done) -> None:
-        self._function, self._run, self._done = function, run, done
+    def __init__(self, function: Callable[[PodRun], int | None], run: PodRun, done: Done, clock: Clock) -> None:
+        self._function, self._run, self._done, self._clock = function, run, done, clock
         self._lock = threading.Lock()
         self._ended = self._told = False
-        self._young_until = time.monotonic() + 0.25
-        threading.Thread(target=self._work, daemon=True).start()
+        self._young_until = float("inf")
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
 
     def _work(self) -> None:
+        self._young_until = time.monotonic() + 0.25  # not before: a busy machine may start it late
         try:
             code = int(self._function(self._run) or 0)
         except SystemExit as end:
@@ -123,7 +127,7 @@ class Function:
         self._end(KILLED)
 
     def settling(self) -> bool:
-        return not self._told and time.monotonic() < self._young_until
+        return not self._told and time.monotonic() < self._young_until and not self._clock.asleep(self._thread)
 
 
 def host_environment() -> dict[str, str]:

@@ -14,7 +14,9 @@ _POD_MAY_CHANGE = ("activeDeadlineSeconds", "terminationGracePeriodSeconds", "to
 
 
 def check_new(resource: Resource, data: Object) -> None:
-    """Raises 422 with every cause."""
+    """Raises 422 with every cause, and 501 for what a real cluster would do and this one cannot."""
+    if resource == JOBS:
+        _check_modelled(data["spec"])
     causes = _name(resource, data) + names.labels(data["metadata"])
     if resource == JOBS:
         causes += check_job(data)
@@ -40,6 +42,19 @@ def check_update(resource: Resource, old: Object, new: Object) -> None:
     if old.get("immutable") and any(old.get(f) != new.get(f) for f in ("data", "stringData", "binaryData")):
         causes.append(("data", "Forbidden: field is immutable when `immutable` is set"))
     _refuse(resource, new, causes)
+
+
+def _check_modelled(spec: Object) -> None:
+    """A test that passes because something was silently left out would prove nothing."""
+    init = spec["template"]["spec"].get("initContainers", [])
+    missing = {
+        "successPolicy": "successPolicy" in spec,
+        "restartPolicy OnFailure": spec["template"]["spec"]["restartPolicy"] == "OnFailure",
+        "a sidecar (an init container with a restartPolicy)": any("restartPolicy" in c for c in init),
+    }
+    for what, asked in missing.items():
+        if asked:
+            raise errors.ApiError(501, "NotImplemented", f"the test cluster does not model {what}")
 
 
 def _name(resource: Resource, data: Object) -> Causes:
