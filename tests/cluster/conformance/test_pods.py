@@ -108,6 +108,10 @@ def test_a_missing_secret_and_a_missing_account(cluster: TestCluster, api: Api, 
     clock.advance(10)
     cluster.wait_until(lambda: only(api).status.phase == "Succeeded")
     assert api.log(only(api).metadata.name) == "value\n"
+    api.create(job("mounts", pod={"volumes": [{"name": "certificates", "secret": {"secretName": "none"}}]}))
+    cluster.settle()
+    text = 'MountVolume.SetUp failed for volume "certificates" : secret "none" not found'
+    assert api.events("FailedMount") == [text]
     api.create(job("other", pod={"serviceAccountName": "trainer"}))
     cluster.settle()
     assert 'error looking up service account backdrop/trainer: serviceaccount "trainer" not found' in str(

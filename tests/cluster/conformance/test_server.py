@@ -44,7 +44,17 @@ def test_an_unknown_field_is_refused_when_strict_and_dropped_with_a_warning_else
         (job("a" * 62, completions=2), "metadata.name", "must be no more than 63 characters"),
         (job(labels={"backdrop/run": "a b"}), "metadata.labels", "a valid label must be an empty string or consist of"),
         (job(labels={"backdrop/run": "a" * 64}), "metadata.labels", "must be no more than 63 characters"),
-        (job(pod={"restartPolicy": "Always"}), "spec.template.spec.restartPolicy", 'supported values: "Never"'),
+        (
+            job(pod={"restartPolicy": "Always"}),
+            "spec.template.spec.restartPolicy",
+            'valid values: "OnFailure", "Never"',
+        ),
+        (
+            job(template={"metadata": {"labels": {"a": "-"}}, **job()["spec"]["template"]}),
+            "spec.template.labels",
+            "a valid",
+        ),
+        (job(pod={"nodeSelector": {"a": "b c"}}), "spec.template.spec.nodeSelector", "a valid label must be"),
         (job(completionMode="Ordered"), "spec.completionMode", 'supported values: "Indexed", "NonIndexed"'),
         (job(maxFailedIndexes=1), "spec.backoffLimitPerIndex", "Required value: when maxFailedIndexes is specified"),
         (job(parallelism=-1), "spec.parallelism", "must be greater than or equal to 0"),

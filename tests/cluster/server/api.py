@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from tests.cluster.server.registry import DeleteOptions, WriteOptions
 from tests.cluster.server.resources import PODS, RESOURCES, Resource
 from tests.cluster.server.selectors import parse_selector
 from tests.cluster.server.watching import Watches, WatchRequest
+
+_log = logging.getLogger(__name__)
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
@@ -87,8 +90,12 @@ class Handler(BaseHTTPRequestHandler):
                 self._dispatch(backend, url.path)
         except ApiError as error:
             self._json(error.code, error.status())
-        except (BrokenPipeError, ConnectionResetError):
+        except ConnectionError:
             self.close_connection = True
+        except Exception:
+            _log.exception("the API server of the test cluster failed at %s %s", self.command, self.path)
+            fault = errors.ApiError(500, "InternalError", "Internal error occurred: a fault of the test cluster")
+            self._json(fault.code, fault.status())
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
 
@@ -169,11 +176,14 @@ class Handler(BaseHTTPRequestHandler):
         selector = self._selector(route)
         if route.name:
             selector.tests.append(lambda data: data["metadata"]["name"] == route.name)
+        version = self.query.get("resourceVersion", "")
+        if version and not version.isdigit():
+            raise errors.bad_request(f'Invalid value: "{version}": resourceVersion must be a number')
         request = WatchRequest(
             route.resource,
             route.namespace,
             selector,
-            self.query.get("resourceVersion", ""),
+            version,
             self._flag("allowWatchBookmarks"),
             self._flag("sendInitialEvents"),
             float(self.query.get("timeoutSeconds") or 1800),
@@ -256,7 +266,7 @@ class Front(ThreadingHTTPServer):
     def __init__(self, backend: Backend) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.backend = backend
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="api", daemon=True)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), name="api", daemon=True)
 
     @property
     def url(self) -> str:

@@ -36,6 +36,17 @@ def environment(pod: Object, container: Object, read: Read) -> dict[str, str]:
     return variables
 
 
+def missing_volume(pod: Object, read: Read) -> str:
+    """Why the pod's volumes cannot be mounted; empty where they can. Their contents are not mounted here."""
+    for volume in pod["spec"].get("volumes", []):
+        for field, key, resource in (("configMap", "name", CONFIG_MAPS), ("secret", "secretName", SECRETS)):
+            name = volume.get(field, {}).get(key, "")
+            if field in volume and not volume[field].get("optional") and read(resource, name) is None:
+                what = f'{resource.kind.lower()} "{name}" not found'
+                return f'MountVolume.SetUp failed for volume "{volume["name"]}" : {what}'
+    return ""
+
+
 def expand(text: str, variables: dict[str, str]) -> str:
     """`$(NAME)` for its value, `$$` for a dollar; an unknown name stays as it is."""
     return re.sub(

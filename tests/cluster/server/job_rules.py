@@ -20,11 +20,11 @@ def check_job(job: Object) -> Causes:
     spec = job["spec"]
     causes = _selector(job) + _counts(spec) + _mode(job) + _per_index(spec)
     template = spec["template"]
-    causes += names.labels(template.get("metadata", {}), "spec.template.metadata")
+    causes += names.labels(template.get("metadata", {}), "spec.template")
     causes += check_pod_spec(template["spec"], "spec.template.spec")
     restart = template["spec"]["restartPolicy"]
     if restart == "Always":
-        why = 'Unsupported value: "Always": supported values: "Never", "OnFailure"'
+        why = 'Required value: valid values: "OnFailure", "Never"'
         causes.append(("spec.template.spec.restartPolicy", why))
     if "podFailurePolicy" in spec:
         causes += _failure_policy(spec)

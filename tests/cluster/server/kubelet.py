@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.cluster.server import conditions
 from tests.cluster.server.controllers import Timers
-from tests.cluster.server.environment import ConfigError, environment, expand
+from tests.cluster.server.environment import ConfigError, Read, environment, expand, missing_volume
 from tests.cluster.server.events import Recorder
 from tests.cluster.server.images import Images, KubeletPod, Settings
 from tests.cluster.server.objects import Change, Key, Object, stamp
@@ -93,7 +93,15 @@ class Kubelet:
 
     # ---- starting
     def _start(self, known: KubeletPod) -> None:
-        """Starts the next init container, or all containers."""
+        """Starts the next init container, or all containers, once there is what they need."""
+        if known.stopping or known.done:
+            return
+        missing = missing_volume(known.pod, self._reader(known))
+        if missing:
+            self._events.warning(known.pod, "FailedMount", missing)
+            self._write(known)
+            self._timers.after(_RETRY_CONFIG, lambda: self._start(known))
+            return
         waiting = next((c for c in known.init if c.state != "terminated"), None)
         if waiting is not None and self.settings.command is not None:
             for container in known.init:  # a pod that runs another command needs no preparation
@@ -108,6 +116,9 @@ class Kubelet:
         else:
             self._write(known)
 
+    def _reader(self, known: KubeletPod) -> Read:
+        return lambda resource, name: self._store.find(resource, (known.key[0], name))
+
     def _start_container(self, known: KubeletPod, container: Container) -> bool:
         spec = next(
             c
@@ -117,11 +128,11 @@ class Kubelet:
         )
         pod = known.pod | {"status": known.pod["status"] | _addresses(known)}
         try:
-            variables = environment(pod, spec, lambda r, name: self._store.find(r, (known.key[0], name)))
+            variables = environment(pod, spec, self._reader(known))
         except ConfigError as error:
             container.reason, container.message = "CreateContainerConfigError", str(error)
             self._events.warning(known.pod, "Failed", f"Error: {error}")
-            self._timers.after(_RETRY_CONFIG, lambda: None if known.stopping or known.done else self._start(known))
+            self._timers.after(_RETRY_CONFIG, lambda: self._start(known))
             return False
         hostname = known.pod["spec"].get("hostname", known.key[1])
         variables = host_environment() | {"HOSTNAME": hostname} | variables | self.settings.env

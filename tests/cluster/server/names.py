@@ -69,15 +69,18 @@ def label_value(field: str, value: str) -> Causes:
 
 def labels(meta: Object, field: str = "metadata") -> Causes:
     """What is wrong with an object's labels and annotations."""
-    causes: Causes = []
-    for key, value in (meta.get("labels") or {}).items():
-        causes += _key(f"{field}.labels", key) + label_value(f"{field}.labels", value)
+    causes = label_map(f"{field}.labels", meta.get("labels") or {})
     for key in meta.get("annotations") or {}:
         causes += _key(f"{field}.annotations", key)
     size = sum(len(k) + len(v) for k, v in (meta.get("annotations") or {}).items())
     if size > 256 * 1024:
         causes.append((f"{field}.annotations", "Too long: may not be more than 262144 bytes"))
     return causes
+
+
+def label_map(field: str, pairs: dict[str, str]) -> Causes:
+    """What is wrong with labels, wherever they stand: on an object or in a selector."""
+    return [c for key, value in pairs.items() for c in _key(field, key) + label_value(field, value)]
 
 
 def _key(field: str, key: str) -> Causes:

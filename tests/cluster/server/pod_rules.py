@@ -42,9 +42,7 @@ def check_pod_spec(spec: Object, field: str) -> Causes:
             causes += names.dns_subdomain(f"{field}.{name}", spec[name])
     for number, toleration in enumerate(spec.get("tolerations", [])):
         causes += _toleration(toleration, f"{field}.tolerations[{number}]")
-    for key, value in spec.get("nodeSelector", {}).items():
-        causes += names.labels({"labels": {key: value}}, f"{field}.nodeSelector")
-    return causes
+    return causes + names.label_map(f"{field}.nodeSelector", spec.get("nodeSelector", {}))
 
 
 def _container(container: Object, field: str, seen: set[str], volumes: set[str]) -> Causes:

@@ -76,9 +76,7 @@ def _service(spec: Object) -> Causes:
             causes.append((f"{at}.port", bad_value(port["port"], "must be between 1 and 65535, inclusive")))
         if len(spec["ports"]) > 1 and not port.get("name"):
             causes.append((f"{at}.name", "Required value"))
-    for key, value in (spec.get("selector") or {}).items():
-        causes += names.labels({"labels": {key: value}}, "spec.selector")
-    return causes
+    return causes + names.label_map("spec.selector", spec.get("selector") or {})
 
 
 def _pod_update(old: Object, new: Object) -> Causes:
