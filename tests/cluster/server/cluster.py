@@ -15,7 +15,7 @@ from tests.cluster.clock import Clock, FakeClock
 from tests.cluster.server.admission import Accounts, Quotas, Webhook, Webhooks
 from tests.cluster.server.api import Front
 from tests.cluster.server.controllers import Manager, Timers
-from tests.cluster.server.garbage import GarbageCollector, PodCollector, TimeToLive
+from tests.cluster.server.garbage import EventsLifetime, GarbageCollector, PodCollector, TimeToLive
 from tests.cluster.server.images import Command, Settings
 from tests.cluster.server.job_controller import JobController
 from tests.cluster.server.kubeconfig import Tokens
@@ -99,6 +99,7 @@ class TestCluster:
             GarbageCollector(self.registry),
             PodCollector(self.registry),
             TimeToLive(self.registry, self._timers),
+            EventsLifetime(self.store, self._timers),
             self.kueue,
             quotas,
         ]

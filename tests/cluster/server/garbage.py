@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from tests.cluster.server import conditions, jobs
 from tests.cluster.server.controllers import Timers
 from tests.cluster.server.errors import ApiError
 from tests.cluster.server.objects import Change, Key, Object, Store
 from tests.cluster.server.registry import DeleteOptions, Registry
-from tests.cluster.server.resources import JOBS, NODES, PODS, Resource
+from tests.cluster.server.resources import EVENTS, JOBS, NODES, PODS, Resource
+
+_EVENT_LIFETIME, _EVENT_SWEEP = 3600.0, 60.0  # seconds
 
 
 class GarbageCollector:
@@ -152,6 +156,41 @@ class TimeToLive:
 
     def step(self) -> None:
         return
+
+
+class EventsLifetime:
+    """Forgets an event an hour after it was last said, as an API server does."""
+
+    def __init__(self, store: Store, timers: Timers) -> None:
+        self._store = store
+        self._timers = timers
+        self._said: deque[tuple[float, str, Key]] = deque()  # until when, in which version, which one
+        self._armed = False
+
+    def observe(self, change: Change) -> None:
+        if change.resource == EVENTS and change.kind != "DELETED":
+            version = change.new.data["metadata"]["resourceVersion"]
+            self._said.append((self._store.clock.monotonic() + _EVENT_LIFETIME, version, change.key))
+            self._arm()
+
+    def step(self) -> None:
+        return
+
+    def _arm(self) -> None:
+        if not self._armed and self._said:
+            self._armed = True
+            # Not at each one's own moment: on a clock that is moved every moment costs a step.
+            left = self._said[0][0] - self._store.clock.monotonic()
+            self._timers.after(left + _EVENT_SWEEP, self._sweep)
+
+    def _sweep(self) -> None:
+        self._armed = False
+        while self._said and self._said[0][0] <= self._store.clock.monotonic():
+            _, version, key = self._said.popleft()
+            event = self._store.find(EVENTS, key)
+            if event is not None and event["metadata"]["resourceVersion"] == version:
+                self._store.remove(EVENTS, key)
+        self._arm()
 
 
 def _key(data: Object) -> Key:
