@@ -146,8 +146,9 @@ class TestCluster:
         self._front.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def settle(self, patience: float = 10.0) -> None:
-        """Waits (real seconds) until the controllers have nothing to do before the clock goes on or a pod ends."""
+    def settle(self, patience: float = 60.0) -> None:
+        """Waits until the controllers have nothing to do before the clock goes on or a pod ends; raises TimeoutError
+        after `patience` real seconds."""
         begun = time.monotonic()
         while time.monotonic() < begun + patience:
             # A watch whose client does not read cannot be waited for.
@@ -156,6 +157,7 @@ class TestCluster:
                 if told and self._manager.quiet() and not self.kubelet.settling():
                     return
             time.sleep(0.001)
+        raise TimeoutError(f"the controllers did not come to rest in {patience:g} s")
 
     def wait_until(self, holds: Callable[[], Any], patience: float = 20.0) -> Any:
         """The first true value of a condition, looked at every few real milliseconds; raises TimeoutError."""

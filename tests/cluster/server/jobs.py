@@ -254,12 +254,9 @@ class _Sync:
             status["completedIndexes"] = write_indexes(self.completed)
             if self.per_index:
                 status["failedIndexes"] = write_indexes(self.failed_indexes)
-        if end is not None:
-            conditions.put(status, end[0], "True", self.now, end[1], end[2], lastProbeTime=stamp(self.now))
-            self.plan.interim = clone(status)
-            self.plan.interim["uncountedTerminatedPods"] = (
-                {"failed": [p["metadata"]["uid"] for p in counted]} if counted else {}
-            )
+        if end and conditions.put(status, end[0], "True", self.now, end[1], end[2], lastProbeTime=stamp(self.now)):
+            uncounted = {"failed": [p["metadata"]["uid"] for p in counted]} if counted else {}
+            self.plan.interim = _without_zeros(clone(status) | {"uncountedTerminatedPods": uncounted})
         status["failed"] = status.get("failed", 0) + len(counted)
         if end is not None and not self.terminating:
             kind = "Failed" if failing else "Complete"
@@ -269,11 +266,16 @@ class _Sync:
             self.plan.events.append(
                 ("Warning", end[1], end[2]) if failing else ("Normal", "Completed", "Job completed")
             )
-        for empty in [n for n in ("succeeded", "failed", "active", "completedIndexes") if not status.get(n)]:
-            status.pop(empty, None)
+        self.plan.status = _without_zeros(status)
 
     def _again(self, seconds: float) -> None:
         self.plan.again = min(seconds, self.plan.again if self.plan.again is not None else seconds)
+
+
+def _without_zeros(status: Object) -> Object:
+    """As it is written: these fields are left out when they are zero or empty."""
+    omitted = ("succeeded", "failed", "active", "completedIndexes")
+    return {name: value for name, value in status.items() if value or name not in omitted}
 
 
 def _index(pod: Object) -> int:
