@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import secrets
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import urllib3
 from kubernetes import client as k8s
@@ -13,21 +14,18 @@ from kubernetes import config as configs
 from kubernetes.client.exceptions import ApiException
 
 from infra.errors import BackdropError
-from infra.jobs.kubernetes.api import Api, Away, OverQuota
-from infra.jobs.kubernetes.build import GPU, PRODUCT, USER
+from infra.jobs.kubernetes.api import Api
+from infra.jobs.kubernetes.build import GPU, PRODUCT
 from infra.jobs.kubernetes.rights import ALL, RIGHTS, Right
 from infra.jobs.kubernetes.settings import ClusterSettings, Resources
 from infra.settings import Settings
 from orchestration.doctor import Finding, failed, ok, skipped
-
-T = TypeVar("T")
+from orchestration.doctor_image import image
 
 QUEUES = ("kueue.x-k8s.io", "v1beta1", "localqueues")
 ACCOUNT = "system:serviceaccount:"
 _TIMEOUT = (5.0, 30.0)
 _RBAC = "infra/kubernetes/base/rbac.yaml"
-_UNPULLABLE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
-_LOOK_S = 2.0
 
 
 def examine_cluster(settings: Settings, *, pull: bool = False) -> Iterator[Finding]:
@@ -37,7 +35,8 @@ def examine_cluster(settings: Settings, *, pull: bool = False) -> Iterator[Findi
         return
     try:
         cluster = ClusterSettings.load(settings.cluster)
-        api = connect()
+        path = kubeconfig()
+        api = connect(path)
     except BackdropError as error:
         yield failed("cluster", error.what, error.remedy)
         return
@@ -56,16 +55,26 @@ def examine_cluster(settings: Settings, *, pull: bool = False) -> Iterator[Findi
         yield failed("API server", f"refuses: {_words(error)}", remedy)
         return
     if pull:
-        yield image(Api(cluster.namespace), cluster)
+        yield image(Api(cluster.namespace, path), cluster)
     else:
         yield skipped("image", cluster.image, "`backdrop doctor --pull` runs it once")
 
 
-def connect() -> k8s.ApiClient:
-    """As the service account of this pod, or as the user of KUBECONFIG."""
+def kubeconfig() -> Path | None:
+    """The file that says who we are to which cluster; None in a pod, which has a service account."""
+    if given := os.environ.get("KUBECONFIG"):
+        return Path(given)
+    return None if "KUBERNETES_SERVICE_HOST" in os.environ else Path.home() / ".kube" / "config"
+
+
+def connect(path: Path | None) -> k8s.ApiClient:
+    """As the user of a kubeconfig, or (None) as the service account of this pod."""
     configuration = k8s.Configuration()
     try:
-        configs.load_config(client_configuration=configuration)
+        if path is not None:
+            configs.load_kube_config(str(path), client_configuration=configuration)
+        else:
+            configs.load_incluster_config(client_configuration=configuration)
     except configs.ConfigException as error:
         raise BackdropError(
             f"there is no access to a cluster: {error}", "set KUBECONFIG, or run in a pod with a service account"
@@ -186,89 +195,6 @@ def judged_nodes(asset: str, resources: Resources, nodes: Sequence[k8s.V1Node]) 
         return failed(what, f"none is labelled {_labels(wanted)}; {there}", remedy)
     text = f"{len(fit)} ready with {each}, {resources.nodes} needed ({len(alike)} are of that kind)"
     return failed(what, text, "add nodes, or ask for less in BACKDROP_CLUSTER; where they are added on demand, go on")
-
-
-def image(api: Api, cluster: ClusterSettings) -> Finding:
-    """Runs `true` in the image of GPU jobs, once, as a Job that is deleted afterwards."""
-    job = probe(cluster, f"backdrop-doctor-{secrets.token_hex(4)}")
-    name = job.metadata.name
-    try:
-        api.create_job(job)
-    except (BackdropError, OverQuota, Away) as error:
-        what = error.what if isinstance(error, BackdropError) else str(error)
-        return failed("image", f"a Job could not be made to try it: {what}", "see the lines about rights, or the quota")
-    until = api.clock.monotonic() + cluster.pull_patience_s
-    try:
-        while api.clock.monotonic() < until:
-            finding = _calm(lambda: judged_pull(cluster.image, api.pods(name)))
-            if finding is not None:
-                return finding
-            api.clock.sleep(_LOOK_S)
-        said = _calm(lambda: [event.message for event in api.events(name)]) or ["nothing was said about it"]
-        return failed("image", f"{cluster.image} did not run in {cluster.pull_patience_s} s: {said[-1]}", "see the Job")
-    finally:
-        _calm(lambda: api.delete_job(name, 0))
-
-
-def probe(cluster: ClusterSettings, name: str) -> k8s.V1Job:
-    """The Job of :func:`image`. It has not the label of our jobs: the reaper knows no run of it."""
-    small = {"cpu": "100m", "memory": "128Mi"}
-    container = k8s.V1Container(
-        name="image",
-        image=cluster.image,
-        image_pull_policy="Always",
-        command=["true"],
-        resources=k8s.V1ResourceRequirements(requests=small, limits={"memory": small["memory"]}),
-        security_context=k8s.V1SecurityContext(
-            allow_privilege_escalation=False,
-            read_only_root_filesystem=True,
-            capabilities=k8s.V1Capabilities(drop=["ALL"]),
-        ),
-    )
-    pod = k8s.V1PodSpec(
-        restart_policy="Never",
-        service_account_name=cluster.service_account,
-        automount_service_account_token=False,
-        enable_service_links=False,
-        image_pull_secrets=[k8s.V1LocalObjectReference(name=one) for one in cluster.image_pull_secrets] or None,
-        security_context=k8s.V1PodSecurityContext(
-            run_as_non_root=True, run_as_user=USER, seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault")
-        ),
-        containers=[container],
-    )
-    labels = {"app.kubernetes.io/name": "doctor", "app.kubernetes.io/part-of": "backdrop"}
-    return k8s.V1Job(
-        api_version="batch/v1",
-        kind="Job",
-        metadata=k8s.V1ObjectMeta(name=name, namespace=cluster.namespace, labels=labels),
-        spec=k8s.V1JobSpec(
-            backoff_limit=0,
-            ttl_seconds_after_finished=300,
-            template=k8s.V1PodTemplateSpec(metadata=k8s.V1ObjectMeta(labels=labels), spec=pod),
-        ),
-    )
-
-
-def judged_pull(image: str, pods: Sequence[k8s.V1Pod]) -> Finding | None:
-    """What the probe's pods say about the image; None while they say nothing."""
-    for pod in pods:
-        if pod.status.phase == "Succeeded":
-            return ok("image", f"{image} runs on {pod.spec.node_name}")
-        for container in pod.status.container_statuses or []:
-            waiting = container.state.waiting if container.state else None
-            if waiting is not None and waiting.reason in _UNPULLABLE:
-                remedy = "check its name and image_pull_secrets in BACKDROP_CLUSTER, and the registry"
-                return failed("image", f"{image}: {waiting.reason}: {waiting.message or ''}".rstrip(": "), remedy)
-        if pod.status.phase == "Failed":
-            return failed("image", f"{image} was pulled and does not run `true`", "build it from infra/docker")
-    return None
-
-
-def _calm(ask: Callable[[], T]) -> T | None:
-    try:
-        return ask()
-    except Away:
-        return None
 
 
 def _gpus(node: k8s.V1Node) -> int:
