@@ -201,10 +201,13 @@ def test_a_job_runs_on_its_nodes() -> None:
 def test_what_pods_held_is_paid_for_also_when_they_are_gone() -> None:
     gone = k8s.V1PodCondition(type="DisruptionTarget", status="True", reason="EvictionByEvictionAPI", message="drain")
     first = pod_of("Failed", code=143, finished=NOW + timedelta(hours=1), uid="1", conditions=[gone])
-    usage = Usage(gpus=8).noted([first], NOW + timedelta(hours=2))
-    usage = usage.noted([pod_of(uid="2")], NOW + timedelta(minutes=30))
+    usage = Usage(gpus=8).noted("j", [first], NOW + timedelta(hours=2))
+    usage = usage.noted("j-r1", [pod_of(uid="2")], NOW + timedelta(minutes=30))
     assert usage.gpu_seconds == 8 * (3600 + 1800)
     assert usage.preempted_gpu_seconds == 8 * 3600
+    taken = usage.noted("j-r1", [pod_of(uid="3")], NOW + timedelta(minutes=30))
+    assert taken.preempted_gpu_seconds == 8 * (3600 + 1800)
+    assert taken.gpu_seconds == 8 * (3600 + 1800 + 1800)
     assert usage.metadata(2.0) == {"gpu_seconds": 43200.0, "preempted_gpu_seconds": 28800.0, "gpu_cost": 24.0}
     assert "gpu_cost" not in usage.metadata(0.0)
     assert Usage().metadata(2.0) == {}

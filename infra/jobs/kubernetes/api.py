@@ -124,12 +124,48 @@ class Api:
         )
 
     def events(self, name: str) -> list[k8s.CoreV1Event]:
-        """What was said about an object of this name."""
-        selector = f"involvedObject.name={name}"
-        return self._pages(
-            "list events",
-            lambda _, core, more: core.list_namespaced_event(self.namespace, field_selector=selector, **more),
+        """What was said about an object of this name. It only explains: not to be allowed to read it ends nothing."""
+        chosen = {"field_selector": f"involvedObject.name={name}"}
+        try:
+            return self._pages(
+                "list events", lambda _, core, more: core.list_namespaced_event(self.namespace, **chosen, **more)
+            )
+        except Refused as refused:
+            log.debug("%s", refused)
+            return []
+
+    def workload(self, job: k8s.V1Job) -> Mapping[str, Any] | None:
+        """Kueue's view of a Job; None where there is no Kueue, or where it must not be asked."""
+        found = self._kueue(
+            f"/apis/kueue.x-k8s.io/v1beta1/namespaces/{self.namespace}/workloads",
+            {"labelSelector": f"kueue.x-k8s.io/job-uid={job.metadata.uid}"},
         )
+        return found[0] if found else None
+
+    def place_in_queue(self, queue: str, workload: Mapping[str, Any]) -> int | None:
+        """How many are before it in its queue, where Kueue tells."""
+        path = (
+            f"/apis/visibility.kueue.x-k8s.io/v1beta1/namespaces/{self.namespace}/localqueues/{queue}/pendingworkloads"
+        )
+        name = workload["metadata"]["name"]
+        places = [one["positionInLocalQueue"] for one in self._kueue(path, {}) if one["metadata"]["name"] == name]
+        return places[0] if places else None
+
+    def _kueue(self, path: str, query: Mapping[str, str]) -> list[Any]:
+        def read(batch: k8s.BatchV1Api, core: k8s.CoreV1Api) -> Any:
+            return batch.api_client.call_api(
+                path,
+                "GET",
+                query_params=list(query.items()),
+                response_types_map={200: "object"},
+                auth_settings=["BearerToken"],
+                _return_http_data_only=True,
+            )
+
+        try:
+            return list(self._call("list workloads", read)["items"])
+        except (Missing, Refused):
+            return []
 
     def delete_job(self, name: str, grace_s: int | None = None) -> None:
         """The Job with its pods and, by ownership, its Service; `grace_s` in place of the pods' own. None left is

@@ -1,12 +1,12 @@
-"""Who may do what in the namespace: one list, from which `backdrop doctor` asks and against which
-`infra/kubernetes/base/rbac.yaml` is held. Each right is there for a call that is named beside it; nothing else is.
+"""Who may do what in the namespace: one list, from which `backdrop doctor` asks and against which the roles
+in `infra/kubernetes` are held. Each right is there for a call that is named beside it; nothing else is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-BATCH, CORE = "batch", ""
+BATCH, CORE, KUEUE, VISIBILITY = "batch", "", "kueue.x-k8s.io", "visibility.kueue.x-k8s.io"
 
 
 @dataclass(frozen=True, order=True)
@@ -31,6 +31,11 @@ RUN = (
     Right(CORE, "pods", "list"),
     Right(CORE, "pods", "delete"),  # with five seconds of grace, when the user cancels
     Right(CORE, "events", "list"),
+)
+#: A run worker too, where there is a queue: why a job waits, and at which place. Without them it waits all the same.
+QUEUE = (
+    Right(KUEUE, "workloads", "list"),
+    Right(VISIBILITY, "localqueues/pendingworkloads", "get"),
 )
 #: The code location, in which sensors are evaluated: the reaper.
 CODE_LOCATION = (
@@ -64,4 +69,6 @@ RIGHTS: dict[str, tuple[Right, ...]] = {
     "backdrop-webserver": WEBSERVER,
     "backdrop-daemon": DAEMON,
 }
+#: The same for what the overlay with a queue adds.
+QUEUE_RIGHTS: dict[str, tuple[Right, ...]] = {"backdrop-run": QUEUE}
 ALL = tuple(sorted({right for rights in RIGHTS.values() for right in rights}))

@@ -60,6 +60,7 @@ class JobState:
     failed: int = 0
     failed_indexes: str = ""
     failure: Failure | None = None
+    place: int | None = None
     stuck_since: datetime | None = None
     hopeless: bool = False
 
@@ -69,6 +70,7 @@ class JobState:
 
     def __str__(self) -> str:
         where = f" on {', '.join(self.nodes)}" if self.nodes else ""
+        where += f", {self.place} before it" if self.place is not None else ""
         return f"{self.phase}{where}" + (f": {self.reason}" if self.reason else "")
 
 
@@ -77,8 +79,10 @@ def reduce(
     pods: Sequence[k8s.V1Pod] = (),
     events: Sequence[k8s.CoreV1Event] = (),
     workload: Mapping[str, Any] | None = None,
+    place: int | None = None,
 ) -> JobState:
-    """The state of a job, from it and its pods, the events of both, and Kueue's Workload where there is one."""
+    """The state of a job, from it and its pods, the events of both, Kueue's Workload where there is one, and its place
+    in the queue (0: the next)."""
     status = job.status or k8s.V1JobStatus()
     counts: dict[str, Any] = {
         "active": status.active or 0,
@@ -94,7 +98,7 @@ def reduce(
         reason = f"{failed.reason}: {failed.message}" if failed.message else failed.reason or "Failed"
         return JobState(Phase.FAILED, reason, failure=_failure(failed), **counts)
     if job.spec.suspend:
-        return JobState(Phase.QUEUED, _queued(workload, events), **counts)
+        return JobState(Phase.QUEUED, _queued(workload, events), place=place, **counts)
     living = [pod for pod in pods if pod.status.phase in ("Pending", "Running")]
     running = [pod for pod in living if pod.status.phase == "Running"]
     runs = bool(running) or (status.ready or 0) > 0  # of slices only those that wait are listed

@@ -12,10 +12,13 @@ from infra.jobs.kubernetes.state import disrupted
 
 
 class PodTime(BaseModel):
-    """From when to when a pod held its node, in seconds since 1970; `preempted`: something from outside ended it."""
+    """From when to when a pod of a Job held its node, in seconds since 1970; `preempted`: something from outside ended
+    it."""
 
+    job: str
     started: float
     until: float
+    ended: bool = False
     preempted: bool = False
 
     @property
@@ -31,17 +34,27 @@ class Usage(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    def noted(self, pods: Sequence[k8s.V1Pod], now: datetime) -> Usage:
-        """With what the pods show now. A pod that is gone keeps what it had when it was last seen."""
-        seen = dict(self.pods)
+    def noted(self, job: str, pods: Sequence[k8s.V1Pod], now: datetime) -> Usage:
+        """With what the pods of a Job, all of them, show now. One that is gone was taken away: it keeps what it had
+        when it was last seen."""
+        present = {pod.metadata.uid for pod in pods}
+        seen = {
+            uid: one.model_copy(update={"ended": True, "preempted": True})
+            if one.job == job and not one.ended and uid not in present
+            else one
+            for uid, one in self.pods.items()
+        }
         for pod in pods:
             started = pod.status.start_time  # from when on the node's GPUs are its own
             if started is None or pod.spec.node_name is None:
                 continue
-            ended = _ended_at(pod)
-            until = ended if ended is not None else now
+            end = _ended_at(pod)
             seen[pod.metadata.uid] = PodTime(
-                started=started.timestamp(), until=until.timestamp(), preempted=disrupted(pod)
+                job=job,
+                started=started.timestamp(),
+                until=(end or now).timestamp(),
+                ended=end is not None,
+                preempted=disrupted(pod),
             )
         return self.model_copy(update={"pods": seen})
 

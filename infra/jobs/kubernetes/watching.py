@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
+from typing import Any
 
 from dagster import AssetExecutionContext, AssetObservation
 from kubernetes import client as k8s
@@ -20,8 +21,9 @@ from infra.jobs.reader import ObjectStoreReader
 from infra.object_store import ObjectStore
 
 MESSAGES_EVERY_S = 1.0
-LOOK_S = (2.0, 10.0)
-"""Between two looks at a job: after a change, and after a long time without one."""
+LOOK_S = 2.0
+"""Between two looks at a job, after a change; without one it grows."""
+LONGEST_LOOK_S, LONGEST_LOOK_IN_QUEUE_S = 10.0, 60.0
 _LATER = 1.3
 _WRITE_EVERY_S = 60.0
 _MOST_WAITING, _MOST_ASKED = 20, 3
@@ -89,11 +91,11 @@ class Watching:
 
     def until_ended(self) -> JobState:
         """Watches, however long it takes and whoever is away meanwhile."""
-        wait = LOOK_S[0]
+        wait = LOOK_S
         while True:
             before, state = self.state, self._look()
             if state is not None and state != before:
-                wait = LOOK_S[0]
+                wait = LOOK_S
                 self._show(state)
             if state is not None and self._is_vain(state):
                 self._api.persist(lambda: self._api.delete_job(self.launch.name), self._reader.poll)
@@ -105,8 +107,9 @@ class Watching:
                 continue
             if self._clock.monotonic() - self._written > _WRITE_EVERY_S:
                 self._write()
-            self._listen(wait * random.uniform(0.8, 1.0))
-            wait = min(wait * _LATER, LOOK_S[1])
+            phase = state.phase if state is not None else Phase.STARTING
+            self._listen(wait * random.uniform(0.8, 1.0), MESSAGES_EVERY_S if phase == Phase.RUNNING else wait)
+            wait = min(wait * _LATER, LONGEST_LOOK_IN_QUEUE_S if phase == Phase.QUEUED else LONGEST_LOOK_S)
 
     def _serve(self, launch: Launch, job: k8s.V1Job) -> None:
         """The Service by which the nodes of a computation find each other."""
@@ -143,10 +146,15 @@ class Watching:
         pods = self._api.pods(launch.name, "Pending", _MOST_WAITING) if sliced else self._api.pods(launch.name)
         if not sliced:
             usage = self.handle.usage.model_copy(update={"gpus": launch.resources.gpus})
-            self.handle = self.handle.model_copy(update={"usage": usage.noted(pods, self._clock.now())})
+            self.handle = self.handle.model_copy(update={"usage": usage.noted(launch.name, pods, self._clock.now())})
         state = reduce(job, pods)
         if state.ended or state.phase == Phase.RUNNING:
             return state
+        if state.phase == Phase.QUEUED:
+            workload = self._api.workload(job)
+            queue = self._settings.queue
+            place = self._api.place_in_queue(queue, workload) if workload is not None and queue else None
+            return reduce(job, pods, self._api.events(launch.name), workload, place)
         events = self._api.events(launch.name)
         for pod in [pod for pod in pods if pod.status.phase == "Pending"][:_MOST_ASKED]:
             events += self._api.events(pod.metadata.name)
@@ -182,12 +190,12 @@ class Watching:
         self._written = self._clock.monotonic()
         write_handle(self._store, self.handle)
 
-    def _listen(self, seconds: float) -> None:
-        """Reads messages for that long."""
+    def _listen(self, seconds: float, every: float) -> None:
+        """Reads messages for that long, this often."""
         until = self._clock.monotonic() + seconds
         while (left := until - self._clock.monotonic()) > 0:
             self._reader.poll()
-            self._clock.sleep(min(left, MESSAGES_EVERY_S))
+            self._clock.sleep(min(left, every))
 
     def _show(self, state: JobState) -> None:
         """On the asset's page and in the run's log."""
@@ -196,8 +204,9 @@ class Watching:
         if self._on_event is not None and launch.slices is not None:
             self._on_event(Progress(launch.asset, state.succeeded, launch.slices, "slices"))
         if isinstance(context, AssetExecutionContext):
-            metadata = {"state": str(state.phase), "job": launch.name, "logs": launch.log}
+            metadata: dict[str, Any] = {"state": str(state.phase), "job": launch.name, "logs": launch.log}
             metadata |= {"why": state.reason} if state.reason else {}
+            metadata |= {"place": state.place} if state.place is not None else {}
             metadata |= {"nodes": ", ".join(state.nodes)} if state.nodes else {}
             partition = context.partition_key if context.has_partition_key else None
             context.log_event(AssetObservation(context.asset_key, partition=partition, metadata=metadata))

@@ -1,6 +1,6 @@
 """Specs of the fixture room."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from infra.jobs.spec import JobSpec
 
@@ -37,3 +37,22 @@ class TeamSpec(JobSpec):
     @property
     def processes(self) -> int:
         return self.ranks
+
+
+class TallySpec(JobSpec):
+    """Ranks on several nodes, started from outside; the last one dies at `stops_at`."""
+
+    steps: int = 3
+    ranks: int = 1
+    pause_s: float = 0.0
+    stops_at: int = -1
+
+
+class PartSpec(JobSpec):
+    """A job that many processes share."""
+
+    part: int = 0
+    wrong: tuple[int, ...] = ()
+
+    def sliced(self, index: int, count: int) -> Self:
+        return self.model_copy(update={"part": index, "output": f"{self.output}/parts/{index}"})
