@@ -5,7 +5,7 @@ UV     := $(VENV)/bin/uv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 
-.PHONY: install run test test-fast lint ui clean bench lock
+.PHONY: install run test test-fast lint ui clean bench lock manifests
 
 install: $(STAMP)
 
@@ -57,6 +57,10 @@ $(VENV)-peers-training/.installed: pyproject.toml | install
 	$(PY) -c "import site; print(site.getsitepackages()[0])" > \
 		$$($(VENV)-peers-training/bin/python -c "import site; print(site.getsitepackages()[0])")/ours.pth
 	@touch $@
+
+# After a change of dagster.yaml or infra/kubernetes/dagster.production.yaml: the cluster's own.
+manifests: install
+	$(PY) -m infra.instance
 
 # After a change of dependencies in pyproject.toml.
 lock: install

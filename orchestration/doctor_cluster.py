@@ -16,7 +16,7 @@ from kubernetes.client.exceptions import ApiException
 from infra.errors import BackdropError
 from infra.jobs.kubernetes.api import Api
 from infra.jobs.kubernetes.build import GPU, PRODUCT
-from infra.jobs.kubernetes.rights import ALL, RIGHTS, Right
+from infra.jobs.kubernetes.rights import ALL, QUEUE_RIGHTS, RIGHTS, Right
 from infra.jobs.kubernetes.settings import ClusterSettings, Resources
 from infra.settings import Settings
 from orchestration.doctor import Finding, failed, ok, skipped
@@ -25,7 +25,7 @@ from orchestration.doctor_image import image
 QUEUES = ("kueue.x-k8s.io", "v1beta1", "localqueues")
 ACCOUNT = "system:serviceaccount:"
 _TIMEOUT = (5.0, 30.0)
-_RBAC = "infra/kubernetes/base/rbac.yaml"
+_RBAC = "infra/kubernetes/base/rbac.yaml; of a queue: infra/kubernetes/overlays/kueue/rbac.yaml"
 
 
 def examine_cluster(settings: Settings, *, pull: bool = False) -> Iterator[Finding]:
@@ -44,7 +44,7 @@ def examine_cluster(settings: Settings, *, pull: bool = False) -> Iterator[Findi
     try:
         who = user(api)
         yield ok("API server", f"{api.configuration.host} answers{f' {who}' if who else ''}")
-        yield from rights(api, cluster.namespace, who)
+        yield from rights(api, cluster, who)
         yield from queue(api, cluster)
         yield from gpus(api, cluster)
     except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -95,14 +95,17 @@ def user(api: k8s.ApiClient) -> str:
     return str(answer.status.user_info.username)
 
 
-def needed_by(username: str) -> Sequence[Right]:
+def needed_by(username: str, *, queue: bool = False) -> Sequence[Right]:
     """The rights of one of our service accounts; all of them for anybody else, who stands for the whole."""
-    return RIGHTS.get(username.rpartition(":")[2], ALL) if username.startswith(ACCOUNT) else ALL
+    account = username.rpartition(":")[2] if username.startswith(ACCOUNT) else ""
+    if account in RIGHTS:
+        return RIGHTS[account] + (QUEUE_RIGHTS.get(account, ()) if queue else ())
+    return ALL + tuple(right for more in QUEUE_RIGHTS.values() for right in more if queue)
 
 
-def rights(api: k8s.ApiClient, namespace: str, username: str = "") -> Iterator[Finding]:
+def rights(api: k8s.ApiClient, cluster: ClusterSettings, username: str = "") -> Iterator[Finding]:
     """A line for each right that is missing, or one for all of them."""
-    needed = needed_by(username)
+    needed, namespace = needed_by(username, queue=bool(cluster.queue)), cluster.namespace
     missing = [right for right in needed if not allowed(api, namespace, right)]
     for right in missing:
         yield failed("rights", f"cannot {right} in the namespace {namespace}", f"grant it: {_RBAC}")

@@ -15,14 +15,14 @@ import yaml
 
 from infra.instance import PATCH, RESULT, TOP, merge, production
 from infra.jobs.kubernetes.build import APP, APP_LABEL, USER
-from infra.jobs.kubernetes.rights import RIGHTS, Right
+from infra.jobs.kubernetes.rights import QUEUE_RIGHTS, RIGHTS, Right
 from infra.jobs.kubernetes.settings import ClusterSettings
 from infra.settings import REPOSITORY, Settings
 
 FOLDER = REPOSITORY / "infra" / "kubernetes"
 OVERLAYS = ["dev", "production", "kueue"]
 NOT_KUBERNETES = {"kueue.x-k8s.io/v1beta1"}
-PODS = {"Deployment", "Job"}
+PODS = {"Deployment", "Job", "CronJob"}
 Object = dict[str, Any]
 
 
@@ -50,7 +50,8 @@ def named(kind: str) -> Iterator[tuple[str, Object]]:
 
 def workloads(found: list[tuple[str, Object]]) -> list[tuple[str, Object, Object]]:
     """(name, object, pod template) of everything that makes pods."""
-    return [(name, one, one["spec"]["template"]) for name, one in found if one["kind"] in PODS]
+    pods = [(name, one, one["spec"].get("jobTemplate", one)) for name, one in found if one["kind"] in PODS]
+    return [(name, one, holder["spec"]["template"]) for name, one, holder in pods]
 
 
 def built(overlay: str) -> list[Object]:
@@ -143,14 +144,16 @@ def test_roles_are_the_rights_that_the_code_uses() -> None:
         }
         for _, one in named("Role")
     }
-    assert granted == {account: set(rights) for account, rights in RIGHTS.items()}
+    queued = {f"{account}-queue": set(rights) for account, rights in QUEUE_RIGHTS.items()}
+    assert granted == {account: set(rights) for account, rights in RIGHTS.items()} | queued
     assert not list(named("ClusterRole"))
     for name, binding in named("RoleBinding"):
-        account = binding["metadata"]["name"]
-        assert binding["roleRef"]["name"] == account, name
+        role = binding["metadata"]["name"]
+        assert binding["roleRef"]["name"] == role, name
+        account = role.removesuffix("-queue")
         subject = {"kind": "ServiceAccount", "name": account, "namespace": "backdrop"}
         assert binding["subjects"] == [subject], name
-    assert {one["metadata"]["name"] for _, one in named("RoleBinding")} == set(RIGHTS)
+    assert {one["metadata"]["name"] for _, one in named("RoleBinding")} == set(granted)
 
 
 def test_only_who_has_rights_gets_a_token() -> None:

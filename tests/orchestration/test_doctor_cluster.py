@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from infra.jobs.kubernetes.api import Api
-from infra.jobs.kubernetes.rights import ALL, RIGHTS, Right
+from infra.jobs.kubernetes.rights import ALL, QUEUE, RIGHTS, Right
 from infra.jobs.kubernetes.settings import ClusterSettings
 from infra.settings import Settings
 from orchestration import doctor_cluster
@@ -60,9 +60,9 @@ def test_a_cluster_that_is_well(cluster: TestCluster, tmp_path: Path) -> None:
     assert cluster.list("jobs", "batch") == []  # the probe is gone
 
 
-@pytest.mark.parametrize("missing", ALL, ids=str)
+@pytest.mark.parametrize("missing", [*ALL, *QUEUE], ids=str)
 def test_each_right_that_is_missing_is_a_line(cluster: TestCluster, tmp_path: Path, missing: Right) -> None:
-    cluster.authorizer.rights = told(ALL) - told((missing,))
+    cluster.authorizer.rights = told((*ALL, *QUEUE)) - told((missing,))
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(GIVEN))
     all_of_them = list(doctor_cluster.examine_cluster(Settings(launcher="kubernetes", cluster=path)))
@@ -77,10 +77,15 @@ def test_a_service_account_is_asked_for_its_own_rights_only() -> None:
         assert doctor_cluster.needed_by(f"system:serviceaccount:backdrop:{account}") == rights
     for other in ("", "jane", "system:serviceaccount:backdrop:default", "backdrop-run"):
         assert doctor_cluster.needed_by(other) == ALL
+        assert doctor_cluster.needed_by(other, queue=True) == ALL + QUEUE
+    with_queue = doctor_cluster.needed_by("system:serviceaccount:backdrop:backdrop-run", queue=True)
+    assert with_queue == RIGHTS["backdrop-run"] + QUEUE
+    daemon = "system:serviceaccount:backdrop:backdrop-daemon"
+    assert doctor_cluster.needed_by(daemon, queue=True) == RIGHTS["backdrop-daemon"]
 
 
 def test_what_an_account_may_not_see_is_not_called_wrong(cluster: TestCluster, tmp_path: Path) -> None:
-    cluster.authorizer.rights = told(ALL)
+    cluster.authorizer.rights = told((*ALL, *QUEUE))
     found = findings(tmp_path)
     assert found["rights"].state == State.OK
     assert found["queue backdrop"].state == State.SKIPPED
