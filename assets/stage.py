@@ -17,6 +17,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from assets import costs
 from assets.line import Line
 from assets.owner import claim
 from assets.versions import data_version, short
@@ -61,6 +62,10 @@ class Upstream:
     result: JobResult
     result_key: str
     dataset_version: str | None
+
+    @property
+    def output(self) -> str:
+        return self.result_key.rpartition("/")[0]
 
 
 def output_prefix(asset: str, version: str, partition: str | None) -> str:
@@ -173,6 +178,7 @@ def present(
     reused: bool,
     dataset: str | None = None,
     links: Mapping[str, str] | None = None,
+    upstream: Collection[str] = (),
 ) -> dg.MaterializeResult:
     """A job's result as the asset's page shows it: numbers that plot over time, pictures, links, checks."""
     register_shown(line, result.shows)
@@ -181,6 +187,8 @@ def present(
     }
     metadata |= {name: dg.MetadataValue.url(url) for name, url in (links or {}).items()}
     metadata |= {**result.metadata, "data_version": version, "result": result_key, "reused": reused}
+    output = result_key.rpartition("/")[0]
+    metadata |= costs.shown(costs.spent(line.store, output, upstream), output)
     if dataset:
         metadata["dataset_version"] = dataset
     for name, key in result.files.items():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets import costs
 from assets.line import Line
 from assets.owner import claim
 from assets.stage import (
@@ -110,12 +111,13 @@ def launch_recipe(
             stage, fields = stage_on(newest)
     version = stage.version
     output = output_prefix(asset, version, None)
+    outputs = [found.output for found in inputs.values()]
     result = committed(line, output)
     reused = result is not None
     record = _read_record(line, output)
     if result is None or record is None:
         job = spec(store=line.settings.store_uri, output=output, **fields)
-        result, record = _run_tracked(context, line, stage, version, job, result, register)
+        result, record = _run_tracked(context, line, stage, version, job, result, register, outputs)
     links = {"MLflow run": f"{line.settings.mlflow_uri}/#/experiments/{record['experiment']}/runs/{record['run']}"}
     return present(
         context,
@@ -126,6 +128,7 @@ def launch_recipe(
         reused=reused,
         dataset=stage.dataset_version,
         links=links,
+        upstream=outputs,
     )
 
 
@@ -171,6 +174,7 @@ def _run_tracked(
     spec: JobSpec,
     result: JobResult | None,
     register: str | None,
+    upstream: Collection[str],
 ) -> tuple[JobResult, dict[str, str]]:
     """Run the job inside its MLflow run, unless it is committed already and only the registration is missing."""
     key = job_key(stage.asset, version)
@@ -211,6 +215,7 @@ def _run_tracked(
             f"MLflow at {line.tracking.uri} does not answer, so {stage.asset} cannot be registered",
             "run again once it does: the result is kept, only the registration is missing",
         )
+    tags |= costs.tags(costs.spent(line.store, spec.output, upstream))
     registered = _register(context, line, stage, result, recorded, tags, register) if register else ""
     line.tracking.finish(run, "FINISHED")
     record = {"run": recorded, "experiment": _experiment_of(line.tracking.uri, recorded), "model_version": registered}

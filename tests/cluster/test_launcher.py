@@ -177,7 +177,8 @@ def test_all_ranks_restart_from_the_last_checkpoint_when_a_node_goes(cluster: Te
     assert sorted(restarted) == [f"{rank}-from-{first}" for rank in range(4)]
     names = sorted(job["metadata"]["name"] for job in cluster.list("jobs", "batch"))
     assert names == [names[0], f"{names[0]}-r1"]
-    assert done[0].metadata["gpu_seconds"] > done[0].metadata["preempted_gpu_seconds"] > 0
+    cost = json.loads(world.store.get("made/tally/cost.json"))
+    assert cost["gpu_seconds"] > cost["preempted_gpu_seconds"] > 0
     assert sum("restart" in str(one) or one["state"] == "failed" for one in world.observed()) >= 1
 
 

@@ -25,6 +25,7 @@ from dagster import (
 )
 
 from infra.errors import BackdropError, ServiceError
+from infra.files import canonical_json
 from infra.jobs.delivery import Context, collected_by, read_result, was_delivered
 from infra.jobs.events import Event
 from infra.jobs.folder import safe_key
@@ -35,6 +36,7 @@ from infra.jobs.kubernetes.handle import ClusterHandle, new_handle, read_handle,
 from infra.jobs.kubernetes.pod import last_words_key
 from infra.jobs.kubernetes.settings import ClusterSettings
 from infra.jobs.kubernetes.state import Failure, JobState, Phase, reduce
+from infra.jobs.kubernetes.variables import COST
 from infra.jobs.kubernetes.watching import Watching
 from infra.jobs.outcome import JobFailed
 from infra.jobs.reader import ObjectStoreReader
@@ -115,9 +117,11 @@ class KubernetesLauncher:
                 self._interrupted(context, watching.launch)
                 raise
         result = self._result(job, state, watching, reader)
-        write_handle(self._store, watching.handle.model_copy(update={"collected": collected_by(context)}))
         costs = watching.handle.usage.metadata(self.settings.price_per_gpu_hour)
-        return result.model_copy(update={"metadata": {**result.metadata, **costs}})
+        if costs:
+            self._store.put(f"{spec.output}/{COST}", canonical_json(costs))
+        write_handle(self._store, watching.handle.model_copy(update={"collected": collected_by(context)}))
+        return result
 
     def _plan(self, context: Context, found: ClusterHandle | None, job: Job) -> tuple[ClusterHandle, Action]:
         """Decides about the job of the last launch, and deletes it where it is in the way."""

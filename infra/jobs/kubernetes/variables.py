@@ -1,4 +1,4 @@
-"""What a pod is told beside its arguments: the names of environment variables. Light, for the pod's own side."""
+"""Names that both sides of a job know: environment variables, exit codes, objects. Light, for the pod's own side."""
 
 from __future__ import annotations
 
@@ -12,5 +12,7 @@ MASTER = "BACKDROP_JOB_MASTER"
 MASTER_PORT = 29_500
 INDEX = "JOB_COMPLETION_INDEX"
 """The cluster's: which node, or which slice."""
+COST = "cost.json"
+"""Below a job's output: what it cost."""
 PREEMPTED = 143
 """The exit code of a job that was ended by SIGTERM after saving."""
