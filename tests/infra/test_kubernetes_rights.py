@@ -21,7 +21,7 @@ from infra.errors import BackdropError
 from infra.instance import RESULT
 from infra.jobs.kubernetes.api import Api
 from infra.jobs.kubernetes.build import Launch, build_job, build_service
-from infra.jobs.kubernetes.rights import CODE_LOCATION, DAEMON, RUN, WEBSERVER, Right
+from infra.jobs.kubernetes.rights import CODE_LOCATION, DAEMON, QUEUE, RUN, WEBSERVER, Right
 from infra.jobs.kubernetes.settings import ClusterSettings, Resources
 from tests.cluster.server import TestCluster
 
@@ -63,6 +63,8 @@ def is_refused(action: Callable[[], object]) -> bool:
 
 @pytest.mark.parametrize("missing", [None, *RUN], ids=str)
 def test_a_run_worker(cluster: TestCluster, api: Api, missing: Right | None) -> None:
+    said: list[k8s.CoreV1Event] = []
+
     def life() -> None:
         job = api.create_job(build_job(LAUNCH, SETTINGS))
         api.create_service(build_service(LAUNCH, SETTINGS, job))
@@ -70,11 +72,21 @@ def test_a_run_worker(cluster: TestCluster, api: Api, missing: Right | None) -> 
         api.job(LAUNCH.name)
         cluster.wait_until(lambda: cluster.list("pods"))
         api.pods(LAUNCH.name)
-        api.events(LAUNCH.name)
+        said.extend(api.events(LAUNCH.name))
         api.delete_job(LAUNCH.name, 0)
 
     grant(cluster, RUN, missing)
-    assert is_refused(life) == (missing is not None)
+    # Events only explain: who may not read them goes on, and cannot say why a job waits.
+    assert (is_refused(life) or not said) == (missing is not None)
+
+
+@pytest.mark.parametrize("missing", [None, QUEUE[0]], ids=str)
+def test_a_run_worker_sees_its_place_in_the_queue(cluster: TestCluster, api: Api, missing: Right | None) -> None:
+    cluster.create("localqueues", {"metadata": {"name": "queue"}, "spec": {"clusterQueue": "queue"}}, "kueue.x-k8s.io")
+    grant(cluster, RUN + QUEUE, missing)
+    job = api.create_job(build_job(LAUNCH, SETTINGS.model_copy(update={"queue": "queue"})))
+    cluster.wait_until(lambda: cluster.list("workloads", "kueue.x-k8s.io"))
+    assert (api.workload(job) is None) == (missing is not None)
 
 
 @pytest.mark.parametrize("missing", [None, *CODE_LOCATION], ids=str)
