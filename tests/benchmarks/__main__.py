@@ -14,7 +14,7 @@ from tests.benchmarks.promise import Promise
 BENCHMARKS: dict[str, list[str]] = {
     "curation": ["catalogue", "near_duplicates", "catalog_rows", "dirty", "structural", "memory"],
     "training": ["trunk", "training_job", "training_overhead", "training_gpu", "personalise"],
-    "cluster": [],
+    "cluster": ["slices"],
     "ship": [],
     "operate": ["whole_line"],
 }

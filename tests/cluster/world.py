@@ -32,11 +32,14 @@ PACE = 50
 class Hurried(RealClock):
     """Real time, lived faster."""
 
+    def __init__(self, pace: float = PACE) -> None:
+        self._pace = pace
+
     def monotonic(self) -> float:
-        return time.monotonic() * PACE
+        return time.monotonic() * self._pace
 
     def sleep(self, seconds: float) -> None:
-        time.sleep(seconds / PACE)
+        time.sleep(seconds / self._pace)
 
 
 @dataclass
@@ -99,10 +102,17 @@ class World:
         dg.materialize([made], instance=self.instance)
         return results[0]
 
-    def orchestrate(self, spec: JobSpec, verb: str) -> "Orchestrator":
+    def orchestrate(self, spec: JobSpec, verb: str, slices: int | None = None, pace: float = PACE) -> "Orchestrator":
         """The same in a process of its own."""
         (self.folder / "cluster.yaml").write_text(yaml.safe_dump(json.loads(self.settings.model_dump_json())))
-        told = {"folder": str(self.folder), "kubeconfig": str(self.kubeconfig), "verb": verb, "spec": spec.model_dump()}
+        told = {
+            "folder": str(self.folder),
+            "kubeconfig": str(self.kubeconfig),
+            "verb": verb,
+            "spec": spec.model_dump(),
+            "slices": slices,
+            "pace": pace,
+        }
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(FIXTURE)])}
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.cluster.orchestrate", type(spec).__name__, json.dumps(told)],

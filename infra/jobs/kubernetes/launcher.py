@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,10 @@ class KubernetesLauncher:
         found = read_handle(self._store, key)
         handle, action = self._plan(context, found, job)
         reader = ObjectStoreReader(self._store, handle.prefix, context.run.run_id, on_event)
-        with open_pipes_session(context, PipesEnvContextInjector(), reader) as session:
-            variables = {**(env or {}), **(session.get_bootstrap_env_vars() if slices is None else {})}
+        # Slices say nothing: the cluster counts them.
+        session = open_pipes_session(context, PipesEnvContextInjector(), reader) if slices is None else nullcontext()
+        with session as told:
+            variables = {**(env or {}), **(told.get_bootstrap_env_vars() if told is not None else {})}
 
             def launch_of(handle: ClusterHandle) -> Launch:
                 return self._launch(handle, job, variables, slices)
