@@ -8,7 +8,9 @@ import threading
 import time
 from collections import Counter
 
+import dagster as dg
 import pytest
+from dagster._core.storage.tags import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 
 from infra.jobs.events import Event, Metrics
 from infra.jobs.outcome import JobFailed
@@ -105,6 +107,31 @@ def test_the_reaper_ends_what_a_killed_worker_could_not(cluster: TestCluster, wo
     assert [(one.key, one.why) for one in gone] == [("made", "its run was cancelled")]
     assert closed == ["made"]
     wait_for(lambda: not (cluster.list("jobs", "batch") or cluster.list("pods")), "the end", 10)
+
+
+def test_the_reaper_leaves_what_a_retry_will_adopt(cluster: TestCluster, world: World) -> None:
+    from infra.jobs.kubernetes.reaper import PATIENCE, orphans
+
+    spec = tally(world, steps=600, pause_s=0.1)
+    worker = world.orchestrate(spec, "tally")
+    wait_for(lambda: world.starts(spec), "the job's start")
+    api = world.launcher().api
+    worker.kill()
+    run = worker.run()
+    world.instance.report_run_failed(run)
+    much_later = api.clock.now() + 2 * PATIENCE
+    assert [one.run_id for one in orphans(api.jobs(), world.instance, much_later)] == [run.run_id]
+    tags = {ROOT_RUN_ID_TAG: run.run_id, PARENT_RUN_ID_TAG: run.run_id}
+    retry = dg.DagsterRun(
+        run.job_name,
+        status=dg.DagsterRunStatus.NOT_STARTED,
+        tags=tags,
+        root_run_id=run.run_id,
+        parent_run_id=run.run_id,
+    )
+    world.instance.add_run(retry)
+    assert orphans(api.jobs(), world.instance, much_later) == []
+    api.delete_job(cluster.list("jobs", "batch")[0]["metadata"]["name"], 0)
 
 
 def test_a_replaced_pod_says_nothing_twice(cluster: TestCluster, world: World) -> None:

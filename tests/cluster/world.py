@@ -85,6 +85,7 @@ class World:
         key: str = "made",
         launcher: KubernetesLauncher | None = None,
         on_event: Callable[[Event], None] | None = None,
+        room: str = "fixture_room",
         **more: Any,
     ) -> JobResult:
         """One materialisation of an asset that runs the job; the job's own error is what is raised."""
@@ -94,7 +95,7 @@ class World:
         def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             results.append(
                 (launcher or self.launcher()).run(
-                    context=context, room="fixture_room", verb=verb, spec=spec, key=key, on_event=on_event, **more
+                    context=context, room=room, verb=verb, spec=spec, key=key, on_event=on_event, **more
                 )
             )
             return dg.MaterializeResult(metadata=results[0].metadata)

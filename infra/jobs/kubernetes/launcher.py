@@ -32,11 +32,12 @@ from infra.jobs.events import Event
 from infra.jobs.folder import safe_key
 from infra.jobs.handle import Action, Job, decide
 from infra.jobs.kubernetes.api import Api, Clock, Missing
+from infra.jobs.kubernetes.backend import IndexedJobs, JobBackend
 from infra.jobs.kubernetes.build import Launch
 from infra.jobs.kubernetes.handle import ClusterHandle, new_handle, read_handle, write_handle
 from infra.jobs.kubernetes.pod import last_words_key
 from infra.jobs.kubernetes.settings import ClusterSettings
-from infra.jobs.kubernetes.state import Failure, JobState, Phase, reduce
+from infra.jobs.kubernetes.state import Failure, JobState, Phase
 from infra.jobs.kubernetes.variables import COST
 from infra.jobs.kubernetes.watching import Watching
 from infra.jobs.outcome import JobFailed
@@ -68,6 +69,7 @@ class KubernetesLauncher:
     ) -> None:
         self.settings = settings
         self.api = Api(settings.namespace, kubeconfig, clock)
+        self._backend: JobBackend = IndexedJobs(self.api, settings)
         self._store = open_store(store_uri)
 
     @property
@@ -106,7 +108,9 @@ class KubernetesLauncher:
             def launch_of(handle: ClusterHandle) -> Launch:
                 return self._launch(handle, job, variables, slices)
 
-            watching = Watching(self.api, self.settings, self._store, context, handle, launch_of, reader, on_event)
+            watching = Watching(
+                self.api, self._backend, self.settings, self._store, context, handle, launch_of, reader, on_event
+            )
             try:
                 if action == Action.ADOPT:
                     watching.adopt()
@@ -147,7 +151,7 @@ class KubernetesLauncher:
                     "wait for that run to finish, or cancel it",
                 )
             context.log.info("Ending the %s job: its spec or its code has changed", job)
-            self.api.persist(lambda: self.api.delete_job(found.job_name))
+            self.api.persist(lambda: self._backend.delete(found.job_name))
         return new_handle(found, job, _labels(context, job), run_id, self.api.clock.now()), action
 
     def _state_of(self, handle: ClusterHandle) -> JobState | None:
@@ -155,7 +159,7 @@ class KubernetesLauncher:
         if handle.ended:
             return JobState(Phase(handle.ended))
         try:
-            return reduce(self.api.persist(lambda: self.api.job(handle.job_name)))
+            return self.api.persist(lambda: self._backend.state_of(handle.job_name))
         except Missing:
             return None
 
@@ -179,7 +183,7 @@ class KubernetesLauncher:
         run = context.instance.get_run_by_id(context.run.run_id)
         if run is not None and run.status in (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED):
             _log.info("Cancelled: deleting the Job %s", launch.name)
-            self.api.persist(lambda: self.api.delete_job(launch.name, CANCEL_GRACE_S))
+            self.api.persist(lambda: self._backend.delete(launch.name, CANCEL_GRACE_S))
         else:
             _log.info("Interrupted: the Job %s goes on, and the next run adopts it", launch.name)
 

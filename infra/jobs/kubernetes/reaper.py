@@ -58,6 +58,12 @@ def _run(instance: DagsterInstance, run_id: str) -> DagsterRun | None:
     return instance.get_run_by_id(run_id) if run_id else None
 
 
+def _group(instance: DagsterInstance, run: DagsterRun) -> list[DagsterRun]:
+    """The run's retries and re-executions, and it."""
+    found = instance.get_run_group(run.run_id)
+    return list(found[1]) if found is not None else [run]
+
+
 def _unwanted(job: k8s.V1Job, run: DagsterRun | None, instance: DagsterInstance, now: datetime) -> str:
     if run is None:
         old = now - job.metadata.creation_timestamp > PATIENCE
@@ -66,6 +72,8 @@ def _unwanted(job: k8s.V1Job, run: DagsterRun | None, instance: DagsterInstance,
         return "its run was cancelled"
     if not run.is_finished:
         return ""
+    if any(not other.is_finished for other in _group(instance, run)):
+        return ""  # a retry waits for its turn, for hours if need be, and adopts
     record = instance.get_run_record_by_id(run.run_id)
     ended = record.end_time if record is not None else None
     waited = ended is None or now.timestamp() - ended > PATIENCE.total_seconds()

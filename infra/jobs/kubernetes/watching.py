@@ -8,15 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from dagster import AssetExecutionContext, AssetObservation
-from kubernetes import client as k8s
 
 from infra.jobs.delivery import Context
 from infra.jobs.events import Event, Progress
-from infra.jobs.kubernetes.api import Api, Away, Exists, Missing, OverQuota
-from infra.jobs.kubernetes.build import RUN_LABEL, Launch, build_job, build_service
+from infra.jobs.kubernetes.api import Api, Away, Missing
+from infra.jobs.kubernetes.backend import JobBackend
+from infra.jobs.kubernetes.build import Launch
 from infra.jobs.kubernetes.handle import ClusterHandle, write_handle
 from infra.jobs.kubernetes.settings import ClusterSettings
-from infra.jobs.kubernetes.state import Failure, JobState, Phase, reduce
+from infra.jobs.kubernetes.state import Failure, JobState, Phase
 from infra.jobs.reader import ObjectStoreReader
 from infra.object_store import ObjectStore
 
@@ -26,7 +26,6 @@ LOOK_S = 2.0
 LONGEST_LOOK_S, LONGEST_LOOK_IN_QUEUE_S = 10.0, 60.0
 _LATER = 1.3
 _WRITE_EVERY_S = 60.0
-_MOST_WAITING, _MOST_ASKED = 20, 3
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +36,7 @@ class Watching:
     def __init__(
         self,
         api: Api,
+        backend: JobBackend,
         settings: ClusterSettings,
         store: ObjectStore,
         context: Context,
@@ -47,7 +47,8 @@ class Watching:
     ) -> None:
         self.handle = handle
         self.state: JobState | None = None
-        self._api, self._clock, self._settings, self._store = api, api.clock, settings, store
+        self._api, self._backend, self._clock = api, backend, api.clock
+        self._settings, self._store = settings, store
         self._context, self._launch_of, self._reader, self._on_event = context, launch_of, reader, on_event
         self._written = float("-inf")
 
@@ -56,38 +57,18 @@ class Watching:
         return self._launch_of(self.handle)
 
     def create(self) -> None:
-        """Makes the Job, or finds it made; a full quota is waited for."""
+        """Makes the job, or finds it made; a full quota is waited for."""
         write_handle(self._store, self.handle)
         launch = self.launch
-
-        def create() -> k8s.V1Job:
-            try:
-                return self._api.create_job(build_job(launch, self._settings))
-            except Exists:
-                return self._api.job(launch.name)
-            except OverQuota as full:
-                raise Away(f"the namespace's quota is used up: {full}") from full
-
-        job = self._api.persist(create, self._reader.poll)
-        _log.info("The job %s is Job %s; logs: %s", launch.key, launch.name, launch.log)
-        self._serve(launch, job)
+        self._api.persist(lambda: self._backend.create(launch), self._reader.poll)
+        _log.info("The job %s is %s; logs: %s", launch.key, launch.name, launch.log)
 
     def adopt(self) -> None:
-        """Takes over the Job that is there: from now on it is this run's."""
+        """Takes over the job that is there: from now on it is this run's."""
         write_handle(self._store, self.handle)
         launch = self.launch
         self._context.log.info("Adopting the Job %s", launch.name)
-
-        def adopt() -> k8s.V1Job | None:
-            try:
-                self._api.label_job(launch.name, {RUN_LABEL: launch.run_id})
-                return self._api.job(launch.name)
-            except Missing:  # it succeeded, and its time to live is over
-                return None
-
-        job = self._api.persist(adopt, self._reader.poll)
-        if job is not None:
-            self._serve(launch, job)
+        self._api.persist(lambda: self._backend.adopt(launch), self._reader.poll)
 
     def until_ended(self) -> JobState:
         """Watches, however long it takes and whoever is away meanwhile."""
@@ -98,7 +79,7 @@ class Watching:
                 wait = LOOK_S
                 self._show(state)
             if state is not None and self._is_vain(state):
-                self._api.persist(lambda: self._api.delete_job(self.launch.name), self._reader.poll)
+                self._api.persist(lambda: self._backend.delete(self.launch.name), self._reader.poll)
                 state = self.state = JobState(Phase.FAILED, state.reason, failure=Failure.WRONG)
             if state is not None and state.ended:
                 if not self._goes_on(state):
@@ -111,19 +92,6 @@ class Watching:
             self._listen(wait * random.uniform(0.8, 1.0), MESSAGES_EVERY_S if phase == Phase.RUNNING else wait)
             wait = min(wait * _LATER, LONGEST_LOOK_IN_QUEUE_S if phase == Phase.QUEUED else LONGEST_LOOK_S)
 
-    def _serve(self, launch: Launch, job: k8s.V1Job) -> None:
-        """The Service by which the nodes of a computation find each other."""
-        if launch.nodes == 1:
-            return
-
-        def create() -> None:
-            try:
-                self._api.create_service(build_service(launch, self._settings, job))
-            except Exists:
-                return
-
-        self._api.persist(create, self._reader.poll)
-
     def _look(self) -> JobState | None:
         """The state now; what it was while the API server is away."""
         if self.handle.ended:
@@ -131,34 +99,18 @@ class Watching:
             return self.state
         launch = self.launch
         try:
-            self.state = self._asked(launch)
+            look = self._backend.look(launch)
         except Away as away:
             self._api.complain(away)
         except Missing:
             self.state = JobState(Phase.FAILED, f"the Job {launch.name} was deleted", failure=Failure.DELETED)
+        else:
+            self.state = look.state
+            if look.pods is not None:
+                usage = self.handle.usage.model_copy(update={"gpus": launch.resources.gpus})
+                usage = usage.noted(launch.name, look.pods, self._clock.now())
+                self.handle = self.handle.model_copy(update={"usage": usage})
         return self.state
-
-    def _asked(self, launch: Launch) -> JobState:
-        """Asks the cluster for as little as the state hangs on."""
-        job = self._api.job(launch.name)
-        # Of thousands of slices only those that wait are looked at one by one.
-        sliced = launch.slices is not None
-        pods = self._api.pods(launch.name, "Pending", _MOST_WAITING) if sliced else self._api.pods(launch.name)
-        if not sliced:
-            usage = self.handle.usage.model_copy(update={"gpus": launch.resources.gpus})
-            self.handle = self.handle.model_copy(update={"usage": usage.noted(launch.name, pods, self._clock.now())})
-        state = reduce(job, pods)
-        if state.ended or state.phase == Phase.RUNNING:
-            return state
-        if state.phase == Phase.QUEUED:
-            workload = self._api.workload(job)
-            queue = self._settings.queue
-            place = self._api.place_in_queue(queue, workload) if workload is not None and queue else None
-            return reduce(job, pods, self._api.events(launch.name), workload, place)
-        events = self._api.events(launch.name)
-        for pod in [pod for pod in pods if pod.status.phase == "Pending"][:_MOST_ASKED]:
-            events += self._api.events(pod.metadata.name)
-        return reduce(job, pods, events)
 
     def _is_vain(self, state: JobState) -> bool:
         """Whether waiting cannot help, or has not for long enough."""
