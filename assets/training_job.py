@@ -118,7 +118,7 @@ def launch_recipe(
     if result is None or record is None:
         job = spec(store=line.settings.store_uri, output=output, **fields)
         result, record = _run_tracked(context, line, stage, version, job, result, register, outputs)
-    links = {"MLflow run": f"{line.settings.mlflow_uri}/#/experiments/{record['experiment']}/runs/{record['run']}"}
+    links = {"MLflow run": f"{line.settings.mlflow_links}/#/experiments/{record['experiment']}/runs/{record['run']}"}
     return present(
         context,
         line,

@@ -32,6 +32,8 @@ class Settings(BaseModel):
     dagster_url: str | None = None
     mlflow_db_url: str | None = None
     mlflow_uri: str | None = None
+    mlflow_page: str | None = None
+    """Where people open MLflow, for links. None: the server's own address."""
 
     preset: str = "nano"
     config: Path | None = None
@@ -79,6 +81,11 @@ class Settings(BaseModel):
             raise BackdropError(
                 f"{name}={first['input']!r} is not valid: {first['msg']}", f"change or unset {name}"
             ) from error
+
+    @property
+    def mlflow_links(self) -> str:
+        """What links to MLflow begin with, for whoever reads them in a browser."""
+        return (self.mlflow_page or self.mlflow_uri or "").rstrip("/")
 
     @property
     def store_uri(self) -> str:

@@ -56,7 +56,7 @@ def serve(settings: Settings, console: Console, port: int) -> None:
             with console.status("waiting for MLflow"):
                 wait_for_mlflow(loaded)
             console.print(f"Dagster  http://127.0.0.1:{port}", highlight=False)
-            console.print(f"MLflow   {loaded.mlflow_uri}", highlight=False)
+            console.print(f"MLflow   {loaded.mlflow_links}", highlight=False)
             console.print("Ctrl-C ends both.")
             if process.wait():
                 raise BackdropError(

@@ -30,6 +30,18 @@ def test_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert settings.config == tmp_path / "c.yaml"
 
 
+@pytest.mark.parametrize(
+    ("given", "links"),
+    [
+        ({}, ""),
+        ({"BACKDROP_MLFLOW_URI": "http://backdrop-mlflow:5000/"}, "http://backdrop-mlflow:5000"),
+        ({"BACKDROP_MLFLOW_URI": "http://backdrop-mlflow:5000", "BACKDROP_MLFLOW_PAGE": "https://m/"}, "https://m"),
+    ],
+)
+def test_links_go_to_the_page_that_people_reach(given: dict[str, str], links: str) -> None:
+    assert Settings.load(given).mlflow_links == links
+
+
 def test_it_reads_the_real_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKDROP_PRESET", "tiny")
     monkeypatch.setenv("BACKDROP_SAMPLE_CATALOGUE", "false")
