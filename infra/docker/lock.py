@@ -1,7 +1,7 @@
 """What of the one lock an image installs: `python lock.py <requirements.txt> <pyproject.toml> [services|jobs]`.
 
 Development's packages go, by the "via" comments of the lock; for services also the libraries of the GPU: they start
-and watch jobs, and compute nothing. Standard library only: it runs before anything is installed.
+and watch jobs, and compute nothing. mosaicml-streaming stays: a takedown rewrites shards, without torch. Standard library only: it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 #: What a services image has no use for: 5 GB.
-COMPUTE = re.compile(r"nvidia-.*|triton|torch|torch-.*|torchvision|torchmetrics|mosaicml|mosaicml-streaming")
+COMPUTE = re.compile(r"nvidia-.*|triton|torch|torch-.*|torchvision|torchmetrics|mosaicml")
 
 
 def chosen(lock: str, project: str, image: str) -> str:
