@@ -225,6 +225,6 @@ def show_report(console: Console, report: Report, made: str) -> None:
         if len(report.sources) > _LISTED:
             say(f"  and {len(report.sources) - _LISTED} more")
     if report.alike:
-        say("Near duplicates of them that this order does not name (`backdrop trace` says where they are from):")
+        say("Copies of them that this order does not name (`backdrop trace` says where they are from):")
         for image_id in report.alike[:_LISTED]:
             say(f"  {image_id}")
