@@ -197,6 +197,14 @@ def test_nothing_may_talk_unless_it_is_said() -> None:
     assert comes == ["dagster-from-oauth2-proxy"]
 
 
+def test_names_and_the_api_server_are_reached_wherever_they_are() -> None:
+    policies = {one["metadata"]["name"]: one["spec"] for _, one in named("NetworkPolicy")}
+    for name, ports in {"names": {53, 5353}, "bucket-and-api": {443, 6443, 8443, 16443}, "databases": {5432}}.items():
+        (rule,) = policies[name]["egress"]
+        assert rule.keys() == {"ports"}, name  # of a cluster's own addresses nothing is known here
+        assert {one["port"] for one in rule["ports"]} == ports
+
+
 def _is_for(spec: Object, name: str) -> bool:
     return matches(spec["podSelector"], {APP_LABEL: name})
 

@@ -50,12 +50,23 @@ def test_an_overlay_is_whole(overlay: str) -> None:
     environment = {one["name"]: one.get("value") for one in location["env"]}
     assert environment["DAGSTER_CURRENT_IMAGE"] == location["image"]  # what run workers run
     data = by_kind["ConfigMap", "backdrop"]["data"]
-    Settings.load(data)
+    assert Settings.load(data).mlflow_page  # a browser knows no name of the cluster
     cluster = yaml.safe_load(by_kind["ConfigMap", "backdrop-cluster"]["data"]["cluster.yaml"])
     assert cluster.get("queue") == ("backdrop" if overlay == "kueue" else None)
     assert yaml.safe_load(by_kind["ConfigMap", "backdrop-dagster"]["data"]["dagster.yaml"]) == yaml.safe_load(
         RESULT.read_text()
     )
+
+
+def test_of_what_may_be_two_one_stays() -> None:
+    found = built("production")
+    budgets = [one["spec"] for one in found if one["kind"] == "PodDisruptionBudget"]
+    for one in found:
+        if one["kind"] == "Deployment" and one["spec"]["replicas"] > 1:
+            selector = one["spec"]["selector"]
+            assert [budget for budget in budgets if budget["selector"] == selector], one["metadata"]["name"]
+            spread = one["spec"]["template"]["spec"]["topologySpreadConstraints"]
+            assert [constraint["labelSelector"] for constraint in spread] == [selector]
 
 
 def references(pod: Object) -> Iterator[str]:
@@ -107,5 +118,9 @@ def test_a_run_worker_is_like_the_others(tmp_path: Path) -> None:
     assert {one["name"] for one in container["volumeMounts"]} <= {one["name"] for one in pod["volumes"]}
     assert {"name": "DAGSTER_HOME", "value": "/state"} in container["env"]
     assert [one["name"] for one in container["env"]].count("BACKDROP_DAGSTER_URL") == 1
+    assert template["metadata"]["annotations"] == {
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "karpenter.sh/do-not-disrupt": "true",
+    }
     assert template["metadata"]["labels"][APP_LABEL] == "dagster"  # what network.yaml calls it
     assert data["metadata"]["labels"][APP_LABEL] != APP
