@@ -1,7 +1,8 @@
 """What of the one lock an image installs: `python lock.py <requirements.txt> <pyproject.toml> [services|jobs]`.
 
 Development's packages go, by the "via" comments of the lock; for services also the libraries of the GPU: they start
-and watch jobs, and compute nothing. mosaicml-streaming stays: a takedown rewrites shards, without torch. Standard library only: it runs before anything is installed.
+and watch jobs, and compute nothing. mosaicml-streaming stays: a takedown rewrites shards, which needs no torch.
+Standard library only: it runs before anything is installed.
 """
 
 from __future__ import annotations

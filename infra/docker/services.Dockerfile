@@ -1,8 +1,8 @@
 # Web server, daemon, code location, run workers, MLflow and migrations: no GPU libraries. From the repository's root:
 #   docker build -f infra/docker/services.Dockerfile --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) \
 #     -t <registry>/backdrop/services:$(git rev-parse --short HEAD) .
-# The same commit gives the same packages (a lock with hashes) and the same layers where the builder takes
-# SOURCE_DATE_EPOCH over into the files' times: `buildx build --output type=image,rewrite-timestamp=true`.
+# BuildKit reads the ignore file beside this one; SOURCE_DATE_EPOCH dates the image by its commit. Python's packages
+# are pinned by hash; the base by its tag, unless PYTHON is given as python@sha256:…
 ARG PYTHON=python:3.11.13-slim-bookworm
 FROM ${PYTHON} AS build
 ARG SOURCE_DATE_EPOCH=0
