@@ -18,6 +18,8 @@ from infra.settings import Settings
 PROBE = "doctor"
 """The folder of the probe objects in the store."""
 
+_REACH = "start it, or correct {}; a port other than 5432 needs a network policy of its own (docs/cluster.md)"
+
 
 class State(StrEnum):
     OK = "ok"
@@ -100,7 +102,7 @@ def database(variable: str, url: str | None, *, needed: bool) -> Finding:
     try:
         check_database(url, variable)
     except BackdropError as error:
-        return failed(variable, error.what, error.remedy)
+        return failed(variable, error.what, _REACH.format(variable) if needed else error.remedy)
     return ok(variable, f"the {place_of(url)} answers") if is_postgresql(url) else skipped(variable, "not PostgreSQL")
 
 

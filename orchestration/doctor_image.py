@@ -9,7 +9,7 @@ from typing import TypeVar
 from kubernetes import client as k8s
 
 from infra.errors import BackdropError
-from infra.jobs.kubernetes.api import Api, Away, OverQuota
+from infra.jobs.kubernetes.api import Api, Away, OverQuota, Refused
 from infra.jobs.kubernetes.build import USER
 from infra.jobs.kubernetes.settings import ClusterSettings
 from orchestration.doctor import Finding, failed, ok
@@ -32,7 +32,12 @@ def image(api: Api, cluster: ClusterSettings) -> Finding:
     until = api.clock.monotonic() + cluster.pull_patience_s
     try:
         while api.clock.monotonic() < until:
-            finding = _calm(lambda: judged_pull(cluster.image, api.pods(name)))
+            try:
+                finding = judged_pull(cluster.image, api.pods(name))
+            except Away:  # it may be back before our patience ends
+                finding = None
+            except Refused as error:
+                return failed("image", f"the Job that tries it cannot be watched: {error.what}", error.remedy)
             if finding is not None:
                 return finding
             api.clock.sleep(_LOOK_S)
@@ -97,7 +102,8 @@ def judged_pull(image: str, pods: Sequence[k8s.V1Pod]) -> Finding | None:
 
 
 def _calm(ask: Callable[[], T]) -> T | None:
+    """For what helps and is not needed: the Job goes by itself, after a while."""
     try:
         return ask()
-    except Away:
+    except (Away, Refused):
         return None

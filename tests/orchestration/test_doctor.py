@@ -74,6 +74,8 @@ def test_a_database_answers_or_is_named_without_its_password(database_url: str, 
     assert found.state == State.FAILED
     assert f"'things' on 127.0.0.1:{closed_port}" in found.text
     assert "hunter2" not in str(found)
+    assert "network policy" in found.remedy
+    assert "network policy" not in doctor.database("BACKDROP_CATALOG_URL", away, needed=False).remedy
     assert doctor.database("BACKDROP_CATALOG_URL", None, needed=True).state == State.FAILED
     assert doctor.database("BACKDROP_CATALOG_URL", None, needed=False).state == State.SKIPPED
     assert doctor.database("BACKDROP_CATALOG_URL", "nonsense", needed=True).state == State.FAILED

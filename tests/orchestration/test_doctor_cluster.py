@@ -60,14 +60,16 @@ def test_a_cluster_that_is_well(cluster: TestCluster, tmp_path: Path) -> None:
     assert cluster.list("jobs", "batch") == []  # the probe is gone
 
 
+@pytest.mark.parametrize("pull", [False, True], ids=["look", "pull"])
 @pytest.mark.parametrize("missing", [*ALL, *QUEUE], ids=str)
-def test_each_right_that_is_missing_is_a_line(cluster: TestCluster, tmp_path: Path, missing: Right) -> None:
+def test_each_right_that_is_missing_is_a_line(cluster: TestCluster, tmp_path: Path, missing: Right, pull: bool) -> None:
     cluster.authorizer.rights = told((*ALL, *QUEUE)) - told((missing,))
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(GIVEN))
-    all_of_them = list(doctor_cluster.examine_cluster(Settings(launcher="kubernetes", cluster=path)))
+    all_of_them = list(doctor_cluster.examine_cluster(Settings(launcher="kubernetes", cluster=path), pull=pull))
     wrong = [one for one in all_of_them if one.state == State.FAILED]
-    assert [one.what for one in wrong] == ["rights"]
+    tries = pull and str(missing) in {"create jobs.batch", "list pods"}  # without these no image is tried
+    assert [one.what for one in wrong] == (["rights", "image"] if tries else ["rights"])
     assert str(missing) in wrong[0].text
     assert "rbac.yaml" in wrong[0].remedy
 
