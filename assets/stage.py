@@ -118,7 +118,10 @@ def materialize(
         key = job_key(stage.asset, version, partition)
         slices = line.launcher.slices
         for verb, many in (shared or {}).items() if slices > 1 else ():
-            _launch(context, line, stage, verb, make_spec(output), f"{key}-{verb}", slices if many else None)
+            # Below an output of its own: what stands at the asset's is the asset's result.
+            _launch(
+                context, line, stage, verb, make_spec(f"{output}/{verb}"), f"{key}-{verb}", slices if many else None
+            )
         result = _launch(context, line, stage, stage.verb, make_spec(output), key)
     # A job may know its result's content better than its inputs' names do (a folder that changed): its word counts.
     version = str(result.data.get("data_version", version))

@@ -32,6 +32,7 @@ from assets.stage import (
 from assets.versions import short
 from infra.errors import ServiceError
 from infra.jobs.events import Event, Metrics, Picture
+from infra.jobs.handle import Job
 from infra.jobs.spec import JobResult, JobSpec
 from infra.settings import REPOSITORY
 from infra.sources import source_hash
@@ -192,8 +193,10 @@ def _run_tracked(
         if line.listener:
             line.listener(stage.asset, event)
 
+    code = source_hash(stage.recipe)
     try:
-        if result is None:
+        # Of a job that went on alone and is done the result is there; its curve and its cost are still to be collected.
+        if result is None or line.launcher.ended_unwatched(Job(key, stage.room, stage.verb, spec, code)):
             result = line.launcher.run(
                 context=context,
                 room=stage.room,
@@ -201,7 +204,7 @@ def _run_tracked(
                 spec=spec,
                 key=key,
                 on_event=forward,
-                code_version=source_hash(stage.recipe),
+                code_version=code,
             )
         for title, key_of in result.pictures.items():
             path = f"{title.lower().replace(' ', '_')}.png"

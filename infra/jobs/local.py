@@ -116,6 +116,15 @@ class LocalLauncher:
         write_handle(folder, handle.model_copy(update={"collected": collected_by(context)}))
         return result
 
+    def ended_unwatched(self, job: Job) -> bool:
+        """Whether this very job has ended well and nobody was given what it said."""
+        folder = job_folder(self._state, job.key)
+        handle = read_handle(folder)
+        if handle is None or handle.collected is not None or handle.identity != job.identity:
+            return False
+        exit = folder.read_exit(handle.launch)
+        return exit is not None and exit.code == 0
+
     def _plan(self, context: Context, folder: JobFolder, job: Job) -> tuple[Handle, Action]:
         """Decides about the job that is in the folder, and ends it where it is in the way."""
         found = read_handle(folder)

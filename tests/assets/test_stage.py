@@ -10,12 +10,12 @@ from sqlalchemy import text
 
 from assets.deliveries import delivery_name, sample_delivery
 from assets.line import Line
-from assets.stage import committed, latest_metadata, output_prefix, present, upstream_of
+from assets.stage import Stage, committed, latest_metadata, materialize, output_prefix, present, upstream_of
 from assets.training_job import chosen_section, pinned_dataset
 from assets.versions import data_version
 from infra.catalog import SightingRow
 from infra.errors import BackdropError
-from infra.jobs.spec import JobResult
+from infra.jobs.spec import JobResult, JobSpec
 from infra.shards import DatasetVersion, Slice
 from training.presets import load_preset
 
@@ -48,6 +48,45 @@ def test_a_result_counts_once_its_marker_stands(line: Line) -> None:
     found = committed(line, prefix)
     assert found is not None
     assert found.data == {"model": "m"}
+
+
+class Lender:
+    """A launcher that lends three processes; a job's result is written where its spec says, and `pack` fails once."""
+
+    slices = 3
+
+    def __init__(self, line: Line) -> None:
+        self._line, self.ran, self.broken = line, list[tuple[str, int | None]](), True
+
+    def run(self, *, verb: str, spec: JobSpec, slices: int | None = None, **_: object) -> JobResult:
+        self.ran.append((verb, slices))
+        if verb == "pack" and self.broken:
+            raise BackdropError("the node went")
+        result = JobResult(data={"by": verb})
+        self._line.store.put(f"{spec.output}/result.json", result.model_dump_json().encode())
+        return result
+
+
+def test_what_prepares_a_result_is_not_taken_for_it(line: Line) -> None:
+    stage = Stage("filtered_shards", "assets.curation", "filter", "assets.curation.filter", {}, {})
+    lender = Lender(line)
+    line.__dict__["launcher"] = lender
+    shared = {"scan": True, "decide": False, "pack": True}
+
+    @dg.asset(name="filtered_shards")
+    def made(context):  # type: ignore[no-untyped-def]
+        return materialize(context, line, stage, lambda output: JobSpec(store=line.store.uri, output=output), shared)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        with pytest.raises(BackdropError, match="the node went"):
+            dg.materialize([made], instance=instance)
+        assert committed(line, output_prefix("filtered_shards", stage.version, None)) is None
+        lender.broken = False
+        dg.materialize([made], instance=instance)
+    assert lender.ran[-4:] == [("scan", 3), ("decide", None), ("pack", 3), ("filter", None)]
+    found = committed(line, output_prefix("filtered_shards", stage.version, None))
+    assert found is not None
+    assert found.data == {"by": "filter"}
 
 
 def test_an_input_that_is_missing_or_gone_is_named(line: Line) -> None:

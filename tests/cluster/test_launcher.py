@@ -13,6 +13,7 @@ import pytest
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 
 from infra.jobs.events import Event, Metrics
+from infra.jobs.handle import Job
 from infra.jobs.outcome import JobFailed
 from infra.jobs.spec import JobResult
 from tests.cluster.server import PodRun, TestCluster
@@ -59,11 +60,47 @@ def test_a_job_outlives_its_run_worker_and_is_adopted(cluster: TestCluster, worl
     assert created(cluster) == 1
 
 
+def test_a_job_that_ended_alone_is_still_collected(cluster: TestCluster, world: World) -> None:
+    spec = tally(world, steps=20, pause_s=0.1)
+    worker = world.orchestrate(spec, "tally")
+    wait_for(lambda: world.starts(spec), "the job's start")
+    worker.kill()
+    job, launcher = Job("made", "fixture_room", "tally", spec), world.launcher()
+    assert not launcher.ended_unwatched(job)
+    wait_for(lambda: launcher.ended_unwatched(job), "the job's end")
+    heard: list[Event] = []
+    world.launch(spec, "tally", on_event=heard.append)
+    assert [event.step for event in heard if isinstance(event, Metrics)] == list(range(20))
+    assert created(cluster) == 1
+    assert not launcher.ended_unwatched(job)
+
+
+def test_an_adopted_job_outlives_the_cancel_of_its_first_run(cluster: TestCluster, world: World) -> None:
+    spec = tally(world, steps=100, pause_s=0.1)
+    first = world.orchestrate(spec, "tally")
+    wait_for(lambda: world.starts(spec), "the job's start")
+    run = first.run()
+    done: list[JobResult] = []
+    second = threading.Thread(target=lambda: done.append(world.launch(spec, "tally")))
+    second.start()
+    label = "backdrop/run"
+    wait_for(lambda: cluster.list("jobs", "batch")[0]["metadata"]["labels"][label] != run.run_id, "the adoption")
+    world.instance.report_run_canceling(run)
+    first.process.send_signal(signal.SIGTERM)
+    first.process.wait(30)
+    second.join(60)
+    assert done[0].data["first"] == 0
+    assert world.starts(spec) == ["0-from-0"]
+
+
 def test_an_exit_without_a_result_is_a_failure(cluster: TestCluster, world: World) -> None:
     cluster.command = lambda pod: 0
     with pytest.raises(JobFailed, match="exited 0 without reporting a result") as failed:
         world.launch(tally(world), "tally")
     assert not failed.value.retryable
+    # Nor is it taken for done by the next run.
+    cluster.command = None
+    assert world.launch(tally(world), "tally").data["ranks"] == 1
 
 
 def test_wrong_configuration_is_not_tried_again(cluster: TestCluster, world: World) -> None:

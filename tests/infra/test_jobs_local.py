@@ -18,7 +18,7 @@ import pytest
 from infra.errors import BackdropError
 from infra.jobs.events import Event, Log, Metrics, Picture, Progress
 from infra.jobs.folder import job_folder
-from infra.jobs.handle import Handle, end_stale, live_jobs, read_handle
+from infra.jobs.handle import Handle, Job, end_stale, live_jobs, read_handle
 from infra.jobs.local import JobFailed, LocalLauncher
 from infra.jobs.spec import JobResult, JobSpec
 from infra.jobs.warm import WarmInterpreter
@@ -355,3 +355,21 @@ def test_a_job_may_compute_in_several_processes(state: Path, store: ObjectStore)
     result = launch(state, TeamSpec(store=store.uri, output="made/together", ranks=3), verb="team", key="together")
     assert (result.data["rank"], result.data["ranks"]) == (0, 3)
     assert not any(psutil.pid_exists(pid) for pid in result.data["pids"][1:])
+
+
+def test_a_job_that_ended_alone_is_still_to_be_collected(state: Path, store: ObjectStore) -> None:
+    spec = count_spec(store, steps=10, pause_s=0.1)
+    process = orchestrate(state, spec)
+    wait_for(lambda: bool(starts(store)), "the job's start")
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    job, launcher = Job("counted", "fixture_room", "count", spec), LocalLauncher(state, store.uri)
+    assert not launcher.ended_unwatched(job)
+    wait_for(lambda: launcher.ended_unwatched(job), "the job's end")
+    assert not launcher.ended_unwatched(Job("counted", "fixture_room", "count", spec, "other code"))
+    heard: list[Event] = []
+    launch(state, spec, on_event=heard.append)
+    assert [event.step for event in heard if isinstance(event, Metrics)] == list(range(10))
+    assert len(starts(store)) == 1
+    assert not launcher.ended_unwatched(job)

@@ -163,12 +163,13 @@ def test_what_waiting_cannot_mend_is_hopeless() -> None:
     assert reduce(job_of(), [bad_name]).hopeless
     refused = event_of("FailedCreate", 'admission webhook "policy" denied the request: no host path')
     assert reduce(job_of(), [], [refused]).hopeless
-    scheduled = k8s.V1PodCondition(type="PodScheduled", status="True", last_transition_time=NOW)
-    pulling = pod_of("Pending", waiting=("ImagePullBackOff", "Back-off pulling image"), conditions=[scheduled])
+    insecure = event_of("FailedCreate", 'pods "j-0-x" is forbidden: violates PodSecurity "restricted:latest"')
+    assert reduce(job_of(), [], [insecure]).hopeless
+    pulling = pod_of("Pending", waiting=("ImagePullBackOff", "Back-off pulling image"))
     why = event_of("Failed", "Failed to pull image: not found", "j-0")
     state = reduce(job_of(), [pulling], [why])
     assert not state.hopeless
-    assert state.stuck_since == NOW
+    assert state.stuck
     assert state.reason == "ImagePullBackOff: Back-off pulling image (Failed to pull image: not found)"
 
 
@@ -181,11 +182,17 @@ def test_how_a_job_ended() -> None:
         ("PodFailurePolicy", disrupted, Failure.DISRUPTED),
         ("PodFailurePolicy", wrong.replace("42", "143"), Failure.DISRUPTED),
         ("BackoffLimitExceeded", "Job has reached the specified backoff limit", Failure.FAILED),
-        ("DeadlineExceeded", "Job was active longer than specified deadline", Failure.DEADLINE),
     ]:
         state = reduce(job_of(condition("Failed", reason, message)))
         assert (state.phase, state.failure) == (Phase.FAILED, failure)
         assert message in state.reason
+    # The others crash in their collective, now and then before the one that is the reason is looked at.
+    crashed = job_of(condition("Failed", "BackoffLimitExceeded", ""))
+    gone = k8s.V1PodCondition(type="DisruptionTarget", status="True", reason="TerminationByKubelet", message="")
+    crash, lost, wrong_one = pod_of("Failed", code=1), pod_of("Failed", conditions=[gone]), pod_of("Failed", code=42)
+    assert reduce(crashed, [crash, lost]).failure == Failure.DISRUPTED
+    assert reduce(crashed, [crash, pod_of("Failed", code=143)]).failure == Failure.DISRUPTED
+    assert reduce(crashed, [crash, wrong_one, lost]).failure == Failure.WRONG
     slices = reduce(job_of(condition("Failed", "FailedIndexes", ""), failed_indexes="1,3-5", succeeded=7))
     assert (slices.failed, slices.succeeded, slices.failed_indexes) == (4, 7, "1,3-5")
 

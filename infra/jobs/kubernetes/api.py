@@ -20,7 +20,7 @@ from kubernetes import client as k8s
 from kubernetes import config as configs
 from kubernetes.client.exceptions import ApiException
 
-from infra.errors import BackdropError
+from infra.errors import BackdropError, ServiceError
 from infra.jobs.kubernetes.build import APP, APP_LABEL
 
 T = TypeVar("T")
@@ -31,7 +31,8 @@ CONNECT_S, READ_S = 5.0, 30.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 COMPLAIN_EVERY_S = 60.0
 _PAGE = 500
-_AWAY = {408, 429, 500, 502, 503, 504}
+_AWAY = {0, 408, 410, 429, 500, 502, 503, 504}
+"""Not now. 0: TLS broke off; 410: the page of a list is too old."""
 
 
 class Clock(Protocol):
@@ -124,14 +125,14 @@ class Api:
         )
 
     def events(self, name: str) -> list[k8s.CoreV1Event]:
-        """What was said about an object of this name. It only explains: not to be allowed to read it ends nothing."""
+        """What was said about an object of this name. It only explains: without it all goes on."""
         chosen = {"field_selector": f"involvedObject.name={name}"}
         try:
             return self._pages(
                 "list events", lambda _, core, more: core.list_namespaced_event(self.namespace, **chosen, **more)
             )
-        except Refused as refused:
-            log.debug("%s", refused)
+        except (Refused, Away) as unexplained:
+            log.debug("%s", unexplained)
             return []
 
     def workload(self, job: k8s.V1Job) -> Mapping[str, Any] | None:
@@ -164,7 +165,7 @@ class Api:
 
         try:
             return list(self._call("list workloads", read)["items"])
-        except (Missing, Refused):
+        except (Missing, Refused, Away):
             return []
 
     def delete_job(self, name: str, grace_s: int | None = None) -> None:
@@ -187,23 +188,23 @@ class Api:
             )
 
     def persist(self, action: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
-        """`action`, until the API server is there; `meanwhile` is called between tries."""
+        """`action`, until the API server, or the store, is there; `meanwhile` is called between tries."""
         wait = FIRST_WAIT_S
         while True:
             try:
                 return action()
-            except Away as away:
+            except (Away, ServiceError) as away:
                 self.complain(away)
             meanwhile()
             self.clock.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(2 * wait, LONGEST_WAIT_S)
 
-    def complain(self, away: Away) -> None:
-        """One line a minute, however often it is away."""
+    def complain(self, away: Exception) -> None:
+        """One line a minute, however often something is away."""
         now = self.clock.monotonic()
         if now - self._complained >= COMPLAIN_EVERY_S:
             self._complained = now
-            log.warning("the API server does not answer (%s); trying again", away)
+            log.warning("the cluster or the store does not answer (%s); trying again", away)
 
     def _pages(
         self, what: str, read: Callable[[k8s.BatchV1Api, k8s.CoreV1Api, dict[str, Any]], Any], most: int | None = None
@@ -264,8 +265,8 @@ class Api:
             return Away(f"{error.status}: {words}")
         if error.status == 404:
             return Missing(words)
-        if error.status == 409:
-            return Exists(words)
+        if error.status == 409:  # a Conflict is a moment's: somebody else changed the quota, say
+            return Exists(words) if _reason(error) == "AlreadyExists" else Away(f"409: {words}")
         if error.status == 403 and "exceeded quota" in words:
             return OverQuota(words)
         if error.status == 403 and " cannot " in words:
@@ -292,7 +293,16 @@ class _Patient(k8s.ApiClient):
 
 def _words(error: ApiException) -> str:
     """The server's own message."""
+    return _said(error, "message") or str(error.reason)
+
+
+def _reason(error: ApiException) -> str:
+    """The server's own name for it."""
+    return _said(error, "reason")
+
+
+def _said(error: ApiException, name: str) -> str:
     try:
-        return str(json.loads(error.body)["message"])
+        return str(json.loads(error.body)[name])
     except (ValueError, KeyError, TypeError):
-        return str(error.reason)
+        return ""

@@ -39,6 +39,12 @@ class JobBackend(Protocol):
     def state_of(self, name: str) -> JobState:
         """The same by name, without looking at pods. Raises Missing."""
 
+    def run_of(self, name: str) -> str:
+        """The id of the Dagster run that it is for; "" where there is none."""
+
+    def is_gone(self, name: str) -> bool:
+        """Whether nothing of it runs any more."""
+
     def delete(self, name: str, grace_s: int | None = None) -> None:
         """Takes it away with all that belongs to it; `grace_s` in place of its pods' own."""
 
@@ -51,12 +57,14 @@ class IndexedJobs:
 
     def create(self, launch: Launch) -> None:
         try:
-            job = self._api.create_job(build_job(launch, self._settings))
-        except Exists:
-            job = self._api.job(launch.name)
+            try:
+                job = self._api.create_job(build_job(launch, self._settings))
+            except Exists:
+                self._api.label_job(launch.name, {RUN_LABEL: launch.run_id})
+                job = self._api.job(launch.name)
+            self._serve(launch, job)
         except OverQuota as full:
             raise Away(f"the namespace's quota is used up: {full}") from full
-        self._serve(launch, job)
 
     def adopt(self, launch: Launch) -> None:
         try:
@@ -78,6 +86,15 @@ class IndexedJobs:
 
     def state_of(self, name: str) -> JobState:
         return reduce(self._api.job(name))
+
+    def run_of(self, name: str) -> str:
+        try:
+            return str((self._api.job(name).metadata.labels or {}).get(RUN_LABEL, ""))
+        except Missing:
+            return ""
+
+    def is_gone(self, name: str) -> bool:
+        return not self._api.pods(name, most=1)
 
     def delete(self, name: str, grace_s: int | None = None) -> None:
         self._api.delete_job(name, grace_s)

@@ -32,7 +32,8 @@ CONTAINER = "job"
 USER = 10_001
 SCRATCH = "/scratch"
 
-DETERMINISTIC = BackdropError.exit_code
+DETERMINISTIC = (2, BackdropError.exit_code)
+"""Exit codes of wrong usage, and of wrong configuration or data: the same again would end the same."""
 
 
 @dataclass(frozen=True)
@@ -140,21 +141,23 @@ def _rules(launch: Launch) -> list[k8s.V1PodFailurePolicyRule]:
     spared = "Ignore" if launch.nodes == 1 else "FailJob"
     disrupted = [k8s.V1PodFailurePolicyOnPodConditionsPattern(type="DisruptionTarget", status="True")]
     return [
-        k8s.V1PodFailurePolicyRule(action=final, on_exit_codes=_exit_code(DETERMINISTIC)),
+        k8s.V1PodFailurePolicyRule(action=final, on_exit_codes=_exit_codes(*DETERMINISTIC)),
         k8s.V1PodFailurePolicyRule(action=spared, on_pod_conditions=disrupted),
-        k8s.V1PodFailurePolicyRule(action=spared, on_exit_codes=_exit_code(variables.PREEMPTED)),
+        k8s.V1PodFailurePolicyRule(action=spared, on_exit_codes=_exit_codes(variables.PREEMPTED)),
     ]
 
 
-def _exit_code(code: int) -> k8s.V1PodFailurePolicyOnExitCodesRequirement:
-    return k8s.V1PodFailurePolicyOnExitCodesRequirement(container_name=CONTAINER, operator="In", values=[code])
+def _exit_codes(*codes: int) -> k8s.V1PodFailurePolicyOnExitCodesRequirement:
+    return k8s.V1PodFailurePolicyOnExitCodesRequirement(container_name=CONTAINER, operator="In", values=list(codes))
 
 
 def _template(launch: Launch, settings: ClusterSettings) -> k8s.V1PodTemplateSpec:
     resources = launch.resources
     selector = dict(resources.node_selector) | ({PRODUCT: resources.gpu_product} if resources.gpu_product else {})
     return k8s.V1PodTemplateSpec(
-        metadata=k8s.V1ObjectMeta(labels=labels_of(launch), annotations={KEY_ANNOTATION: launch.key}),
+        metadata=k8s.V1ObjectMeta(
+            labels=labels_of(launch), annotations={**resources.annotations, KEY_ANNOTATION: launch.key}
+        ),
         spec=k8s.V1PodSpec(
             restart_policy="Never",  # a failure policy asks for it
             subdomain=launch.name if launch.nodes > 1 else None,
@@ -187,7 +190,7 @@ def _template(launch: Launch, settings: ClusterSettings) -> k8s.V1PodTemplateSpe
 
 def _container(launch: Launch, settings: ClusterSettings) -> k8s.V1Container:
     resources = launch.resources
-    amounts = {"cpu": resources.cpu, "memory": resources.memory}
+    amounts = {"cpu": resources.cpu, "memory": resources.memory, "ephemeral-storage": resources.scratch}
     gpus = {GPU: str(resources.gpus)} if resources.gpus else {}
     return k8s.V1Container(
         name=CONTAINER,

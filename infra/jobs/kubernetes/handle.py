@@ -68,6 +68,8 @@ def new_handle(
         attempt=found.attempt + 1 if found is not None else 1,
         run_id=run_id,
         created_at=now.isoformat(timespec="seconds"),
+        # What an attempt that came to nothing has used belongs to what comes of the next one.
+        usage=found.usage if found is not None and found.identity == job.identity and not found.collected else Usage(),
         **labels,
     )
 
@@ -85,7 +87,7 @@ def read_handle(store: ObjectStore, key: str) -> ClusterHandle | None:
     except ValidationError as error:
         raise BackdropError(
             f"{store.uri}/{handle_key(key)} cannot be read: {error.errors()[0]['msg']}",
-            "make sure that no Job of it runs (kubectl get jobs), then delete the object",
+            f"make sure that no Job of it runs (kubectl get jobs), then delete it and messages/{safe_key(key)}/",
         ) from None
 
 

@@ -25,7 +25,7 @@ from dagster import (
     open_pipes_session,
 )
 
-from infra.errors import BackdropError, ServiceError
+from infra.errors import ServiceError
 from infra.files import canonical_json
 from infra.jobs.delivery import Context, collected_by, read_result, was_delivered
 from infra.jobs.events import Event
@@ -33,7 +33,7 @@ from infra.jobs.folder import safe_key
 from infra.jobs.handle import Action, Job, decide
 from infra.jobs.kubernetes.api import Api, Clock, Missing
 from infra.jobs.kubernetes.backend import IndexedJobs, JobBackend
-from infra.jobs.kubernetes.build import Launch
+from infra.jobs.kubernetes.build import DETERMINISTIC, Launch
 from infra.jobs.kubernetes.handle import ClusterHandle, new_handle, read_handle, write_handle
 from infra.jobs.kubernetes.pod import last_words_key
 from infra.jobs.kubernetes.settings import ClusterSettings
@@ -50,7 +50,7 @@ _CHECKPOINTS = "checkpoints"
 _REMEDIES = {
     Failure.WRONG: "correct what it names; the same again would end the same",
     Failure.DISRUPTED: "run it again: it resumes",
-    Failure.DEADLINE: "run it again: it resumes",
+    Failure.VAIN: "change what it names; waiting does not help",
     Failure.DELETED: "run it again: it resumes its last checkpoint",
     Failure.FAILED: "see the logs",
 }
@@ -117,7 +117,7 @@ class KubernetesLauncher:
                 else:
                     if action != Action.START:
                         self._store.delete_prefix(f"{spec.output}/{_CHECKPOINTS}/")
-                    self._store.put(_spec_key(key), spec.model_dump_json(indent=1).encode())
+                    self._store.put(_spec_key(handle), spec.model_dump_json(indent=1).encode())
                     watching.create()
                 state = watching.until_ended()
             except (KeyboardInterrupt, DagsterExecutionInterruptedError):
@@ -130,6 +130,14 @@ class KubernetesLauncher:
         write_handle(self._store, watching.handle.model_copy(update={"collected": collected_by(context)}))
         return result
 
+    def ended_unwatched(self, job: Job) -> bool:
+        """Whether this very job has ended well and nobody was given what it said and cost."""
+        handle = read_handle(self._store, job.key)
+        if handle is None or handle.collected is not None or handle.identity != job.identity:
+            return False
+        state = self._state_of(handle)
+        return state is not None and state.phase == Phase.SUCCEEDED
+
     def _plan(self, context: Context, found: ClusterHandle | None, job: Job) -> tuple[ClusterHandle, Action]:
         """Decides about the job of the last launch, and deletes it where it is in the way."""
         state = self._state_of(found) if found is not None else None
@@ -141,6 +149,10 @@ class KubernetesLauncher:
             delivered=found is not None and was_delivered(context, found.collected),
         )
         run_id = context.run.run_id
+        # All ranks may have lost a node while nobody watched: whoever watches again makes them restart.
+        lost = state is not None and state.phase == Phase.FAILED and found is not None and not found.ended
+        if lost and action == Action.START and self.settings.resources(_labels(context, job)["asset"]).nodes > 1:
+            action = Action.ADOPT
         if found is not None and action == Action.ADOPT:
             return found.model_copy(update={"run_id": run_id}), action
         if found is not None and action == Action.REPLACE:
@@ -152,6 +164,8 @@ class KubernetesLauncher:
                 )
             context.log.info("Ending the %s job: its spec or its code has changed", job)
             self.api.persist(lambda: self._backend.delete(found.job_name))
+            while not self.api.persist(lambda: self._backend.is_gone(found.job_name)):
+                self.api.clock.sleep(2.0)  # it may still save, where the next one is to begin anew
         return new_handle(found, job, _labels(context, job), run_id, self.api.clock.now()), action
 
     def _state_of(self, handle: ClusterHandle) -> JobState | None:
@@ -170,7 +184,7 @@ class KubernetesLauncher:
             asset=handle.asset,
             partition=handle.partition,
             run_id=handle.run_id,
-            arguments=(job.room, job.verb, "--spec", f"{self._store.uri}/{_spec_key(handle.key)}"),
+            arguments=(job.room, job.verb, "--spec", f"{self._store.uri}/{_spec_key(handle)}"),
             resources=self.settings.resources(handle.asset),
             restart=handle.restart,
             slices=slices,
@@ -182,6 +196,11 @@ class KubernetesLauncher:
         """Deletes the job where the user wants it gone; an orchestrator that has to go leaves it to the next one."""
         run = context.instance.get_run_by_id(context.run.run_id)
         if run is not None and run.status in (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED):
+            other = self.api.persist(lambda: self._backend.run_of(launch.name))
+            adopter = context.instance.get_run_by_id(other) if other != run.run_id else None
+            if adopter is not None and not adopter.is_finished:
+                _log.info("Cancelled: the Job %s goes on for run %s, which has adopted it", launch.name, other)
+                return
             _log.info("Cancelled: deleting the Job %s", launch.name)
             self.api.persist(lambda: self._backend.delete(launch.name, CANCEL_GRACE_S))
         else:
@@ -190,15 +209,18 @@ class KubernetesLauncher:
     def _result(self, job: Job, state: JobState, watching: Watching, reader: ObjectStoreReader) -> JobResult:
         launch = watching.launch
         if state.phase == Phase.FAILED:
-            said = reader.error or self._last_words(watching.handle, state)
+            by_itself = state.failure in (Failure.WRONG, Failure.FAILED)
+            said = (reader.error or self._last_words(watching.handle, state)) if by_itself else None
             what = f"failed: {said['what']}" if said is not None else f"failed: {state.reason}"
             remedy = said["remedy"] if said is not None else _REMEDIES[state.failure or Failure.FAILED]
-            wrong = state.failure == Failure.WRONG or (said is not None and said["code"] == BackdropError.exit_code)
+            wrong = state.failure in (Failure.WRONG, Failure.VAIN) or (said and said["code"] in DETERMINISTIC)
             raise _failed(job, launch, what, remedy, retryable=not wrong)
         if launch.slices is not None:
             return JobResult(metadata={"slices": launch.slices})
         result = read_result(self._store, reader.result)
         if result is None:
+            # Not to be taken for done by the next run.
+            write_handle(self._store, watching.handle.model_copy(update={"ended": str(Phase.FAILED)}))
             what, remedy = "exited 0 without reporting a result", "this is a mistake in the job"
             raise _failed(job, launch, what, remedy, retryable=False)
         return result
@@ -214,8 +236,8 @@ class KubernetesLauncher:
             return None
 
 
-def _spec_key(key: str) -> str:
-    return f"specs/{safe_key(key)}.json"
+def _spec_key(handle: ClusterHandle) -> str:
+    return f"specs/{safe_key(handle.key)}/{handle.launch}.json"
 
 
 def _failed(job: Job, launch: Launch, what: str, remedy: str, *, retryable: bool) -> JobFailed:

@@ -10,6 +10,7 @@ What it all prints goes to the pod's log and, every minute and at the end, to th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -26,9 +27,11 @@ from infra.jobs.folder import JobFolder
 from infra.jobs.kubernetes import variables
 from infra.jobs.messages import incarnation
 from infra.jobs.process import LAUNCH_VARIABLE, SLICE_VARIABLE, SLICES_VARIABLE
+from infra.jobs.ranks import NOTICE_PATIENCE_S
 from infra.object_store import open_store
 
 UPLOAD_EVERY_S = 60.0
+_LARGE = 4 << 20
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +52,13 @@ def main(argv: list[str] | None = None) -> int:
     sliced = SLICES_VARIABLE in os.environ
     places = [{SLICE_VARIABLE: str(index)}] if sliced else ranks_of(index, os.environ)
     with _Log(folder, index) as printed:
-        code = _run(command, places, printed.descriptor)
+        codes = _run(command, places, printed.descriptor)
         exit = folder.read_exit(os.environ.get(LAUNCH_VARIABLE, ""))
-        if exit is not None and exit.code and printed.uri:
-            open_store(printed.uri).put(last_words_key(index), exit.model_dump_json().encode())
-        return exit.code if exit is not None else code
+        if exit is not None:  # the first process's own word: libraries may crash while Python shuts down
+            codes[0] = exit.code
+            if exit.code and printed.uri:
+                open_store(printed.uri).put(last_words_key(index), exit.model_dump_json().encode())
+        return code_of(codes)
 
 
 def last_words_key(index: int) -> str:
@@ -79,8 +84,10 @@ def ranks_of(node: int, environment: Mapping[str, str]) -> list[dict[str, str]]:
     ]
 
 
-def _run(command: list[str], places: list[dict[str, str]], output: int) -> int:
-    """Runs all of them to their end. The first bad end ends the others; a SIGTERM is passed on, so that they save."""
+def _run(command: list[str], places: list[dict[str, str]], output: int) -> list[int]:
+    """Runs all of them to their end, and returns their codes. A SIGTERM is passed on, so that they save. The first bad
+    end ends the others: soon by SIGKILL, for who waits in a collective does not hear a SIGTERM.
+    """
     processes = [
         subprocess.Popen(command, env={**os.environ, **place}, stdout=output, stderr=output) for place in places
     ]
@@ -93,15 +100,20 @@ def _run(command: list[str], places: list[dict[str, str]], output: int) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     codes: dict[int, int] = {}
+    deadline = float("inf")
     while len(codes) < len(processes):
         for place, process in enumerate(processes):
             if place not in codes and (code := process.poll()) is not None:
                 codes[place] = code
-                if code and not stopping.is_set():
+                if code and not stopping.is_set() and deadline == float("inf"):
+                    deadline = time.monotonic() + NOTICE_PATIENCE_S
                     for other in processes:
                         other.terminate()
+        if time.monotonic() > deadline and not stopping.is_set():
+            for other in processes:
+                other.kill()
         time.sleep(0.1)
-    return code_of(list(codes.values()))
+    return [codes[place] for place in range(len(processes))]
 
 
 def code_of(codes: list[int]) -> int:
@@ -139,14 +151,16 @@ class _Log:
     def _copy(self) -> None:
         with self._path.open("wb", buffering=0) as file:
             while some := os.read(self._reading, 1 << 16):
-                file.write(some)
-                sys.stdout.buffer.write(some)
-                sys.stdout.buffer.flush()
+                with contextlib.suppress(OSError):  # a full disk: who prints must not be held up
+                    file.write(some)
+                with contextlib.suppress(OSError):
+                    sys.stdout.buffer.write(some)
+                    sys.stdout.buffer.flush()
 
     def _upload_often(self) -> None:
         uploaded = -1
         while True:
-            ended = self._done.wait(UPLOAD_EVERY_S)
+            ended = self._done.wait(UPLOAD_EVERY_S * (1 + max(0, uploaded) // _LARGE))  # it is written whole each time
             size = self._path.stat().st_size if self._path.exists() else 0
             if self.uri and size != uploaded:
                 try:

@@ -6,6 +6,7 @@ started again from its failure adopts it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,6 +20,8 @@ from infra.jobs.kubernetes.launcher import CANCEL_GRACE_S
 from infra.jobs.kubernetes.state import reduce
 
 PATIENCE = timedelta(minutes=15)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,11 @@ def reap(api: Api, instance: DagsterInstance, end_tracking: Callable[[str], obje
     """Deletes orphans and returns them; `end_tracking(key)` closes the MLflow run of each."""
     gone = orphans(api.jobs(), instance, api.clock.now())
     for one in gone:
+        try:
+            end_tracking(one.key)
+        except Exception:
+            log.warning("the MLflow run of %s could not be ended", one.key, exc_info=True)
         api.delete_job(one.name, CANCEL_GRACE_S)
-        end_tracking(one.key)
     return gone
 
 

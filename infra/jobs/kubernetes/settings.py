@@ -35,6 +35,7 @@ class Resources(_Section):
     shm: str = Field("2Gi", description="/dev/shm; counts as memory")
     scratch: str = Field("50Gi", description="local disk for caches and checkpoints on their way to the store")
     node_selector: dict[str, str] = {}
+    annotations: dict[str, str] = Field({}, description="of its pods: karpenter.sh/do-not-disrupt, say")
     tolerations: tuple[Toleration, ...] = ()
     priority_class: str | None = None
     retries: int = Field(3, ge=0, description="restarts after a failure; disruptions do not count")

@@ -10,20 +10,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from kubernetes import client as k8s
 
 from infra.jobs.kubernetes.build import DETERMINISTIC
+from infra.jobs.kubernetes.variables import PREEMPTED
 
 # Reasons of a container that waits: what time may mend, and what it never does.
 _PULLING = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"}
 _HOPELESS = {"InvalidImageName", "ErrImageNeverPull"}
 _MISSING = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+_REFUSED = re.compile(r"\bdenied\b|is forbidden")
 _STARTING = {"ContainerCreating", "PodInitializing"}
-_WRONG_EXIT = re.compile(rf"exit code {DETERMINISTIC}\b")
+_WRONG_EXIT = re.compile(rf"exit code ({'|'.join(map(str, DETERMINISTIC))})\b")
 
 
 class Phase(StrEnum):
@@ -39,7 +40,7 @@ class Failure(StrEnum):
 
     WRONG = "wrong configuration or data"
     DISRUPTED = "disrupted"
-    DEADLINE = "deadline"
+    VAIN = "waiting cannot help"
     DELETED = "deleted"
     FAILED = "failed"
 
@@ -48,20 +49,19 @@ class Failure(StrEnum):
 class JobState:
     """A job at one moment. `reason` is in the cluster's own words.
 
-    `stuck_since`: since when a pod has been waiting for what may never come (an image, a secret); `hopeless`: waiting
-    cannot help. `succeeded` and `failed` count indexes of slices and pods of a computation.
+    `stuck`: a pod waits for what may never come (an image, a secret); `hopeless`: waiting cannot help. `succeeded` and
+    `failed` count indexes of slices and pods of a computation.
     """
 
     phase: Phase
     reason: str = ""
     nodes: tuple[str, ...] = ()
-    active: int = 0
     succeeded: int = 0
     failed: int = 0
     failed_indexes: str = ""
     failure: Failure | None = None
     place: int | None = None
-    stuck_since: datetime | None = None
+    stuck: bool = False
     hopeless: bool = False
 
     @property
@@ -85,7 +85,6 @@ def reduce(
     in the queue (0: the next)."""
     status = job.status or k8s.V1JobStatus()
     counts: dict[str, Any] = {
-        "active": status.active or 0,
         "succeeded": status.succeeded or 0,
         "failed": _count(status.failed_indexes) if status.failed_indexes else status.failed or 0,
         "failed_indexes": status.failed_indexes or "",
@@ -96,7 +95,7 @@ def reduce(
     if "Failed" in ended:
         failed = ended["Failed"]
         reason = f"{failed.reason}: {failed.message}" if failed.message else failed.reason or "Failed"
-        return JobState(Phase.FAILED, reason, failure=_failure(failed), **counts)
+        return JobState(Phase.FAILED, reason, failure=_failure(failed, pods), **counts)
     if job.spec.suspend:
         return JobState(Phase.QUEUED, _queued(workload, events), place=place, **counts)
     living = [pod for pod in pods if pod.status.phase in ("Pending", "Running")]
@@ -105,24 +104,35 @@ def reduce(
     nodes = tuple(sorted({pod.spec.node_name for pod in running if pod.spec.node_name}))
     waiting = [pod for pod in living if pod.status.phase == "Pending"]
     if waiting:
-        reason, since, hopeless = _worst(waiting, events)
+        reason, stuck, hopeless = _worst(waiting, events)
         phase = Phase.RUNNING if runs else Phase.STARTING
-        return JobState(phase, reason, nodes, stuck_since=since, hopeless=hopeless, **counts)
+        return JobState(phase, reason, nodes, stuck=stuck, hopeless=hopeless, **counts)
     if runs:
         return JobState(Phase.RUNNING, "", nodes, **counts)
     refused = _newest(events, {"FailedCreate"})
     reason = f"{refused.reason}: {refused.message}" if refused is not None else _disruption(pods)
-    hopeless = refused is not None and "exceeded quota" not in reason and "denied the request" in reason
+    # Webhooks, policies, pod security, limits, service accounts: each has words of its own.
+    hopeless = refused is not None and "exceeded quota" not in reason and bool(_REFUSED.search(reason))
     return JobState(Phase.STARTING, reason, hopeless=hopeless, **counts)
 
 
-def _failure(condition: k8s.V1JobCondition) -> Failure:
-    message = condition.message or ""
-    if condition.reason == "DeadlineExceeded":
-        return Failure.DEADLINE
-    if condition.reason == "PodFailurePolicy":
-        return Failure.WRONG if _WRONG_EXIT.search(message) else Failure.DISRUPTED
-    return Failure.FAILED
+def _failure(condition: k8s.V1JobCondition, pods: Sequence[k8s.V1Pod]) -> Failure:
+    """The reason behind the first pod that failed: where a rank is lost or wrong, the others crash a moment before or
+    after it.
+    """
+    codes = {code for pod in pods if (code := _exit_code(pod)) is not None}
+    policy = condition.reason == "PodFailurePolicy"
+    wrong = policy and _WRONG_EXIT.search(condition.message or "")
+    if wrong or codes & set(DETERMINISTIC):
+        return Failure.WRONG
+    return Failure.DISRUPTED if policy or PREEMPTED in codes or any(map(disrupted, pods)) else Failure.FAILED
+
+
+def _exit_code(pod: k8s.V1Pod) -> int | None:
+    for container in pod.status.container_statuses or []:
+        if container.state and container.state.terminated:
+            return int(container.state.terminated.exit_code)
+    return None
 
 
 def _queued(workload: Mapping[str, Any] | None, events: Sequence[k8s.CoreV1Event]) -> str:
@@ -133,9 +143,9 @@ def _queued(workload: Mapping[str, Any] | None, events: Sequence[k8s.CoreV1Event
     return f"{event.reason}: {event.message}" if event is not None else "waiting in the queue"
 
 
-def _worst(pods: Sequence[k8s.V1Pod], events: Sequence[k8s.CoreV1Event]) -> tuple[str, datetime | None, bool]:
-    """(why pods are pending, since when for want of something, whether waiting cannot help)."""
-    found: list[tuple[int, str, datetime | None, bool]] = []
+def _worst(pods: Sequence[k8s.V1Pod], events: Sequence[k8s.CoreV1Event]) -> tuple[str, bool, bool]:
+    """(why pods are pending, whether for want of something, whether waiting cannot help)."""
+    found: list[tuple[int, str, bool, bool]] = []
     for pod in pods:
         for container in pod.status.container_statuses or []:
             waiting = container.state.waiting if container.state else None
@@ -145,21 +155,15 @@ def _worst(pods: Sequence[k8s.V1Pod], events: Sequence[k8s.CoreV1Event]) -> tupl
             if waiting.reason in _PULLING:
                 pulled = _newest(events, {"Failed"}, pod.metadata.name)
                 words = f"{words} ({pulled.message})" if pulled is not None and pulled.message not in words else words
-            stuck = waiting.reason in _PULLING | _MISSING
-            since = _scheduled_at(pod) if stuck else None
-            found.append((0 if waiting.reason in _HOPELESS else 1, words, since, waiting.reason in _HOPELESS))
+            hopeless = waiting.reason in _HOPELESS
+            found.append((0 if hopeless else 1, words, waiting.reason in _PULLING | _MISSING, hopeless))
         for condition in pod.status.conditions or []:
             if condition.type == "PodScheduled" and condition.status == "False":
-                found.append((2, f"{condition.reason}: {condition.message or ''}".rstrip(": "), None, False))
+                found.append((2, f"{condition.reason}: {condition.message or ''}".rstrip(": "), False, False))
     if not found:
-        return "its containers are being created (the image is pulled)", None, False
-    _, reason, since, hopeless = min(found, key=lambda one: one[0])
-    return reason, since, hopeless
-
-
-def _scheduled_at(pod: k8s.V1Pod) -> datetime | None:
-    at = [one.last_transition_time for one in pod.status.conditions or [] if one.type == "PodScheduled"]
-    return at[0] if at else pod.metadata.creation_timestamp
+        return "its containers are being created (the image is pulled)", False, False
+    _, reason, stuck, hopeless = min(found, key=lambda one: one[0])
+    return reason, stuck, hopeless
 
 
 def _disruption(pods: Sequence[k8s.V1Pod]) -> str:

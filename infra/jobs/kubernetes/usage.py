@@ -58,6 +58,10 @@ class Usage(BaseModel):
             )
         return self.model_copy(update={"pods": seen})
 
+    def lost_pods(self, job: str) -> int:
+        """How many pods of a Job were taken away."""
+        return sum(one.preempted for one in self.pods.values() if one.job == job)
+
     @property
     def gpu_seconds(self) -> float:
         return self.gpus * sum(one.seconds for one in self.pods.values())

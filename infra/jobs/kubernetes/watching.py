@@ -9,18 +9,19 @@ from typing import Any
 
 from dagster import AssetExecutionContext, AssetObservation
 
+from infra.errors import ServiceError
 from infra.jobs.delivery import Context
 from infra.jobs.events import Event, Progress
 from infra.jobs.kubernetes.api import Api, Away, Missing
 from infra.jobs.kubernetes.backend import JobBackend
-from infra.jobs.kubernetes.build import Launch
+from infra.jobs.kubernetes.build import DETERMINISTIC, Launch
 from infra.jobs.kubernetes.handle import ClusterHandle, write_handle
 from infra.jobs.kubernetes.settings import ClusterSettings
 from infra.jobs.kubernetes.state import Failure, JobState, Phase
 from infra.jobs.reader import ObjectStoreReader
 from infra.object_store import ObjectStore
 
-MESSAGES_EVERY_S = 1.0
+MESSAGES_EVERY_S = 2.0
 LOOK_S = 2.0
 """Between two looks at a job, after a change; without one it grows."""
 LONGEST_LOOK_S, LONGEST_LOOK_IN_QUEUE_S = 10.0, 60.0
@@ -51,6 +52,7 @@ class Watching:
         self._settings, self._store = settings, store
         self._context, self._launch_of, self._reader, self._on_event = context, launch_of, reader, on_event
         self._written = float("-inf")
+        self._stuck_since: float | None = None
 
     @property
     def launch(self) -> Launch:
@@ -58,15 +60,15 @@ class Watching:
 
     def create(self) -> None:
         """Makes the job, or finds it made; a full quota is waited for."""
-        write_handle(self._store, self.handle)
         launch = self.launch
+        self._api.persist(lambda: write_handle(self._store, self.handle))
         self._api.persist(lambda: self._backend.create(launch), self._reader.poll)
         _log.info("The job %s is %s; logs: %s", launch.key, launch.name, launch.log)
 
     def adopt(self) -> None:
         """Takes over the job that is there: from now on it is this run's."""
-        write_handle(self._store, self.handle)
         launch = self.launch
+        self._api.persist(lambda: write_handle(self._store, self.handle))
         self._context.log.info("Adopting the Job %s", launch.name)
         self._api.persist(lambda: self._backend.adopt(launch), self._reader.poll)
 
@@ -76,11 +78,13 @@ class Watching:
         while True:
             before, state = self.state, self._look()
             if state is not None and state != before:
+                self._count(state)
+            if state is not None and (before is None or _seen(state) != _seen(before)):
                 wait = LOOK_S
                 self._show(state)
             if state is not None and self._is_vain(state):
                 self._api.persist(lambda: self._backend.delete(self.launch.name), self._reader.poll)
-                state = self.state = JobState(Phase.FAILED, state.reason, failure=Failure.WRONG)
+                state = self.state = JobState(Phase.FAILED, state.reason, failure=Failure.VAIN)
             if state is not None and state.ended:
                 if not self._goes_on(state):
                     return state
@@ -114,20 +118,25 @@ class Watching:
 
     def _is_vain(self, state: JobState) -> bool:
         """Whether waiting cannot help, or has not for long enough."""
-        if state.ended or state.stuck_since is None:
-            return state.hopeless and not state.ended
-        waited = (self._clock.now() - state.stuck_since).total_seconds()
+        now = self._clock.monotonic()
+        self._stuck_since = (self._stuck_since or now) if state.stuck else None
+        if state.ended or (state.phase == Phase.RUNNING and self.launch.slices is not None):
+            return False  # one bad node does not end the slices on the others
+        waited = 0.0 if self._stuck_since is None else now - self._stuck_since
         return state.hopeless or waited > self._settings.pull_patience_s
 
     def _goes_on(self, state: JobState) -> bool:
         """Whether the job is made again: a node was lost, or a computation failed and has a retry left. Single pods and
         slices are retried by the cluster.
         """
-        launch = self.launch
-        failures = self.handle.failures + (state.failure == Failure.FAILED)
+        launch, failure = self.launch, state.failure
+        if failure == Failure.FAILED and self.handle.usage.lost_pods(launch.name):
+            failure = Failure.DISRUPTED  # the others crashed before the lost one's end was known
+        if self._reader.error is not None and self._reader.error["code"] in DETERMINISTIC:
+            failure = Failure.WRONG
+        failures = self.handle.failures + (failure == Failure.FAILED)
         again = launch.nodes > 1 and (
-            state.failure == Failure.DISRUPTED
-            or (state.failure == Failure.FAILED and failures <= launch.resources.retries)
+            failure == Failure.DISRUPTED or (failure == Failure.FAILED and failures <= launch.resources.retries)
         )
         if again:
             self._context.log.warning("%s; all ranks restart from the last checkpoint", state)
@@ -140,21 +149,34 @@ class Watching:
 
     def _write(self) -> None:
         self._written = self._clock.monotonic()
-        write_handle(self._store, self.handle)
+        try:
+            write_handle(self._store, self.handle)
+        except ServiceError as away:
+            self._api.complain(away)
 
     def _listen(self, seconds: float, every: float) -> None:
         """Reads messages for that long, this often."""
         until = self._clock.monotonic() + seconds
         while (left := until - self._clock.monotonic()) > 0:
-            self._reader.poll()
+            if self.launch.slices is None:
+                self._reader.poll()
             self._clock.sleep(min(left, every))
 
-    def _show(self, state: JobState) -> None:
-        """On the asset's page and in the run's log."""
-        launch, context = self.launch, self._context
-        context.log.info("%s: %s", launch.name, state)
+    def _count(self, state: JobState) -> None:
+        launch = self.launch
         if self._on_event is not None and launch.slices is not None:
             self._on_event(Progress(launch.asset, state.succeeded, launch.slices, "slices"))
+
+    def _show(self, state: JobState) -> None:
+        """On the asset's page and in the run's log; where these are away nothing ends, and the next change is told."""
+        try:
+            self._tell(state)
+        except Exception:
+            _log.warning("the state of %s could not be shown", self.launch.name, exc_info=True)
+
+    def _tell(self, state: JobState) -> None:
+        launch, context = self.launch, self._context
+        context.log.info("%s: %s", launch.name, state)
         if isinstance(context, AssetExecutionContext):
             metadata: dict[str, Any] = {"state": str(state.phase), "job": launch.name, "logs": launch.log}
             metadata |= {"why": state.reason} if state.reason else {}
@@ -162,3 +184,8 @@ class Watching:
             metadata |= {"nodes": ", ".join(state.nodes)} if state.nodes else {}
             partition = context.partition_key if context.has_partition_key else None
             context.log_event(AssetObservation(context.asset_key, partition=partition, metadata=metadata))
+
+
+def _seen(state: JobState) -> tuple[object, ...]:
+    """What a person wants to hear of; counts change all the time."""
+    return state.phase, state.reason, state.nodes, state.place
