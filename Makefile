@@ -5,7 +5,7 @@ UV     := $(VENV)/bin/uv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 
-.PHONY: install run test test-fast lint ui clean bench lock manifests
+.PHONY: install run test test-fast test-cluster lint ui clean bench lock manifests
 
 install: $(STAMP)
 
@@ -37,6 +37,12 @@ test-fast: lint
 
 test: lint
 	$(PY) -m pytest -q
+
+# The launcher's tests on the cluster that KUBECONFIG names; what pods run there is set by the variables that
+# tests/cluster/given.py lists.
+test-cluster: install
+	@test -n "$(KUBECONFIG)" || { echo "KUBECONFIG names no cluster"; exit 2; }
+	BACKDROP_TEST_CLUSTER="$(KUBECONFIG)" $(PY) -m pytest -q tests/cluster/test_launcher.py tests/cluster/test_faults.py
 
 # make bench [NAME=curation|training|cluster|ship|operate]: one line per promise, `name: figure (bar …) met|missed`
 bench: install $(if $(filter-out curation,$(NAME)),,$(VENV)-peers/.installed) \

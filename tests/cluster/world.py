@@ -20,8 +20,9 @@ from infra.jobs.kubernetes.api import RealClock
 from infra.jobs.kubernetes.launcher import KubernetesLauncher
 from infra.jobs.kubernetes.settings import ClusterSettings
 from infra.jobs.spec import JobResult, JobSpec
-from infra.object_store import DirectoryStore
+from infra.object_store import ObjectStore, open_store
 from infra.settings import REPOSITORY
+from tests.cluster import given
 from tests.cluster.server import PodRun
 
 FIXTURE = REPOSITORY / "tests" / "infra" / "jobs_fixture"
@@ -52,7 +53,8 @@ class World:
     clock: Any = None
 
     def __post_init__(self) -> None:
-        self.store = DirectoryStore(self.folder / "store")
+        given_store = os.environ.get("BACKDROP_TEST_STORE")
+        self.store = open_store(f"{given_store}/{self.folder.name}" if given_store else str(self.folder / "store"))
         (self.folder / "dagster").mkdir(parents=True, exist_ok=True)
         self.instance = dg.DagsterInstance.local_temp(str(self.folder / "dagster"), {"telemetry": {"enabled": False}})
 
@@ -68,6 +70,7 @@ class World:
                     "BACKDROP_STATE": str(self.folder / "pods"),
                     "HOME": str(self.folder),
                 },
+                **given.settings(),
                 "default": {"cpu": "10m", "memory": "64Mi", "shm": "1Mi", "scratch": "1Mi", "grace_s": 5},
                 **self.given,
             }
@@ -147,7 +150,7 @@ class Orchestrator:
         return self.world.instance.get_runs(limit=1)[0]
 
 
-def report(store: DirectoryStore, pod: PodRun) -> int:
+def report(store: ObjectStore, pod: PodRun) -> int:
     """What a job does that only reports a result, without a process of its own."""
     name = pod["metadata"]["labels"]["backdrop/asset"]
     prefix = f"messages/{name}/{pod['metadata']['labels']['backdrop/launch']}/0/{time.time_ns():020d}-1"
