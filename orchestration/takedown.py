@@ -50,7 +50,9 @@ def take_down(settings: Settings, console: Console, target: str, reason: str, dr
         withdraw(line.store, held, order.why)
         console.print(f"takedown {order.id} is in effect: the images are on the skip list")
         with only_run(settings), console.status("") as status:
-            report = Takedown(line.store, line.catalog, settings.state, order, ids, status.update).run()
+            report = Takedown(
+                line.store, line.catalog, settings.state, order, ids, status.update, line.launcher.elsewhere
+            ).run()
             report.models = tag_models(line, ids, report, order.why)
             status.update("making a training_set without them")
             made = new_training_set(line, report)

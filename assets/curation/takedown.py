@@ -77,7 +77,8 @@ def withdraw(store: ObjectStore, held: Held, why: str) -> None:
 
 
 class Takedown:
-    """One order being carried out on the images `ids`. `note` hears what is being done."""
+    """One order being carried out on the images `ids`. `note` hears what is being done; `elsewhere` names the jobs that
+    run on other machines."""
 
     def __init__(
         self,
@@ -87,9 +88,10 @@ class Takedown:
         order: TakedownRow,
         ids: Collection[str],
         note: Callable[[str], None] = lambda _: None,
+        elsewhere: Callable[[], list[str]] = list,
     ) -> None:
         self.store, self.catalog, self.state, self.order, self.ids = store, catalog, state, order, frozenset(ids)
-        self.note = note
+        self.note, self.elsewhere = note, elsewhere
         self.scratch = state / "takedown"  # where the slices of a remote store pass through
 
     def run(self) -> Report:
@@ -116,6 +118,7 @@ class Takedown:
         self._erase_objects(held, report)
         self._erase_photographs(report)
         report.running = [folder.path.name for folder in jobs_below(self.state) if not is_free(folder)]
+        report.running += self.elsewhere()
         if not report.running:
             self.note("looking for what killed jobs left behind")
             left = Leftovers(self.store, self.state, self.catalog.slice_ids(), self.ids, self.order.why, self.scratch)

@@ -116,6 +116,10 @@ class LocalLauncher:
         write_handle(folder, handle.model_copy(update={"collected": collected_by(context)}))
         return result
 
+    def elsewhere(self) -> list[str]:
+        """The jobs that run on other machines: none."""
+        return []
+
     def ended_unwatched(self, job: Job) -> bool:
         """Whether this very job has ended well and nobody was given what it said."""
         folder = job_folder(self._state, job.key)

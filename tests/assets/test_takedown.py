@@ -115,6 +115,8 @@ def test_a_slice_of_nothing_else_disappears(workshop: Workshop) -> None:
 def test_a_second_order_finds_the_rewritten_slice(workshop: Workshop) -> None:
     workshop.take_down([3])
     again = workshop.catalog.order_takedown("other target", "too", [image_id(4)])
+    far = Takedown(workshop.store, workshop.catalog, workshop.state, again, [image_id(4)], elsewhere=lambda: ["far"])
+    assert far.run().running == ["far"]
     Takedown(workshop.store, workshop.catalog, workshop.state, again, [image_id(4)]).run()
     assert traces_of(workshop.store.folder, 4) == []
     ids = {row["id"] for row in read_slices(workshop.store, workshop.slices(), workshop.state)}

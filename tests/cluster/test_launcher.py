@@ -64,10 +64,12 @@ def test_a_job_that_ended_alone_is_still_collected(cluster: TestCluster, world: 
     spec = tally(world, steps=20, pause_s=0.1)
     worker = world.orchestrate(spec, "tally")
     wait_for(lambda: world.starts(spec), "the job's start")
+    assert world.launcher().elsewhere() == [job["metadata"]["name"] for job in cluster.list("jobs", "batch")]
     worker.kill()
     job, launcher = Job("made", "fixture_room", "tally", spec), world.launcher()
     assert not launcher.ended_unwatched(job)
     wait_for(lambda: launcher.ended_unwatched(job), "the job's end")
+    assert launcher.elsewhere() == []
     heard: list[Event] = []
     world.launch(spec, "tally", on_event=heard.append)
     assert [event.step for event in heard if isinstance(event, Metrics)] == list(range(20))

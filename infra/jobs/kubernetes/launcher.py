@@ -37,7 +37,7 @@ from infra.jobs.kubernetes.build import DETERMINISTIC, Launch
 from infra.jobs.kubernetes.handle import ClusterHandle, new_handle, read_handle, write_handle
 from infra.jobs.kubernetes.pod import last_words_key
 from infra.jobs.kubernetes.settings import ClusterSettings
-from infra.jobs.kubernetes.state import Failure, JobState, Phase
+from infra.jobs.kubernetes.state import Failure, JobState, Phase, reduce
 from infra.jobs.kubernetes.variables import COST
 from infra.jobs.kubernetes.watching import Watching
 from infra.jobs.outcome import JobFailed
@@ -129,6 +129,11 @@ class KubernetesLauncher:
             self._store.put(f"{spec.output}/{COST}", canonical_json(costs))
         write_handle(self._store, watching.handle.model_copy(update={"collected": collected_by(context)}))
         return result
+
+    def elsewhere(self) -> list[str]:
+        """The jobs that run on other machines, by name: all of ours that have not ended."""
+        jobs = self.api.persist(self.api.jobs)
+        return [job.metadata.name for job in jobs if not reduce(job).ended]
 
     def ended_unwatched(self, job: Job) -> bool:
         """Whether this very job has ended well and nobody was given what it said and cost."""
