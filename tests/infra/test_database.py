@@ -155,6 +155,7 @@ def test_a_taken_port_is_replaced(state: Path) -> None:
     server = ensure_postgres(state)
     stop_postgres(state)
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the server's last connections may linger
         other.bind(("127.0.0.1", server.port))
         other.listen()
         moved = ensure_postgres(state)
