@@ -111,6 +111,7 @@ def needed() -> set[str]:
     return {name for name, _ in found}
 
 
+@pytest.mark.integration
 def test_services_do_without_the_libraries_of_the_gpu() -> None:
     left_out = names("jobs") - names("services")
     assert {"torch", "triton", "mosaicml", "nvidia-cudnn-cu12"} <= left_out

@@ -25,6 +25,8 @@ from infra.jobs.kubernetes.rights import CODE_LOCATION, DAEMON, QUEUE, RUN, WEBS
 from infra.jobs.kubernetes.settings import ClusterSettings, Resources
 from tests.cluster.server import TestCluster
 
+pytestmark = pytest.mark.integration
+
 SETTINGS = ClusterSettings(image="registry.example/jobs:1", service_account="default")
 LAUNCH = Launch("key", "l1", "asset", "", "run", ("room", "verb"), Resources(cpu="1", memory="1Gi", shm="1Mi"))
 

@@ -17,6 +17,8 @@ from orchestration.doctor import Finding, State
 from orchestration.doctor_image import image
 from tests.cluster.server import Node, TestCluster
 
+pytestmark = pytest.mark.integration
+
 IMAGE = "registry.example/jobs:1"
 GIVEN = {
     "image": IMAGE,
