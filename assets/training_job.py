@@ -137,7 +137,8 @@ def chosen_section(preset: Preset, name: str, overrides: Mapping[str, Any]) -> S
     """The preset's section `name` with the launchpad's overrides; an unknown key names the nearest known one."""
     from pydantic import ValidationError
 
-    from training.presets import explain, merge
+    from infra.layers import merge
+    from training.presets import explain
 
     section: Section = getattr(preset, name)
     try:

@@ -35,10 +35,6 @@ class Sample:
         """The first caption, which in the sample catalogue names everything."""
         return self.captions[0]
 
-    @property
-    def from_catalogue(self) -> bool:
-        return is_catalogue(self.attributes)
-
 
 def is_catalogue(attributes: Mapping[str, Any]) -> bool:
     """Whether a picture was rendered for the sample catalogue."""

@@ -6,12 +6,11 @@ kustomize reads no file above its root, so the result lies in `base/`, written b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from infra.layers import merge
 from infra.settings import REPOSITORY
 
 TOP, PATCH, RESULT = (
@@ -20,16 +19,6 @@ TOP, PATCH, RESULT = (
     REPOSITORY / "infra/kubernetes/base/dagster.yaml",
 )
 _HEAD = "# Written by `make manifests` from dagster.yaml and infra/kubernetes/dagster.production.yaml: change those.\n"
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`: mappings key by key, anything else as a whole."""
-    merged = dict(below)
-    for key, value in above.items():
-        under = merged.get(key)
-        both = isinstance(under, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(under, value) if both else value  # type: ignore[arg-type]
-    return merged
 
 
 def production() -> str:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import urllib3
 from kubernetes import client as k8s
-from kubernetes import config as configs
 from kubernetes.client.exceptions import ApiException
 
 from infra.errors import BackdropError
 from infra.jobs.kubernetes.api import Api
 from infra.jobs.kubernetes.build import GPU, PRODUCT
+from infra.jobs.kubernetes.connection import connect, words
 from infra.jobs.kubernetes.rights import ALL, QUEUE_RIGHTS, RIGHTS, Right
 from infra.jobs.kubernetes.settings import ClusterSettings, Resources
 from infra.settings import Settings
@@ -24,7 +21,6 @@ from orchestration.doctor_image import image
 
 QUEUES = ("kueue.x-k8s.io", "v1beta1", "localqueues")
 ACCOUNT = "system:serviceaccount:"
-_TIMEOUT = (5.0, 30.0)
 _RBAC = "infra/kubernetes/base/rbac.yaml; of a queue: infra/kubernetes/overlays/kueue/rbac.yaml"
 
 
@@ -35,8 +31,7 @@ def examine_cluster(settings: Settings, *, pull: bool = False) -> Iterator[Findi
         return
     try:
         cluster = ClusterSettings.load(settings.cluster)
-        path = kubeconfig()
-        api = connect(path)
+        api = connect()
     except BackdropError as error:
         yield failed("cluster", error.what, error.remedy)
         return
@@ -52,42 +47,19 @@ def examine_cluster(settings: Settings, *, pull: bool = False) -> Iterator[Findi
         return
     except ApiException as error:
         remedy = "log in again" if error.status == 401 else "read the API server's log"
-        yield failed("API server", f"refuses: {_words(error)}", remedy)
+        yield failed("API server", f"refuses: {words(error)}", remedy)
         return
     if pull:
-        yield image(Api(cluster.namespace, path), cluster)
+        yield image(Api(cluster.namespace), cluster)
     else:
         yield skipped("image", cluster.image, "`backdrop doctor --pull` runs it once")
-
-
-def kubeconfig() -> Path | None:
-    """The file that says who we are to which cluster; None in a pod, which has a service account."""
-    if given := os.environ.get("KUBECONFIG"):
-        return Path(given)
-    return None if "KUBERNETES_SERVICE_HOST" in os.environ else Path.home() / ".kube" / "config"
-
-
-def connect(path: Path | None) -> k8s.ApiClient:
-    """As the user of a kubeconfig, or (None) as the service account of this pod."""
-    configuration = k8s.Configuration()
-    try:
-        if path is not None:
-            configs.load_kube_config(str(path), client_configuration=configuration)
-        else:
-            configs.load_incluster_config(client_configuration=configuration)
-    except configs.ConfigException as error:
-        raise BackdropError(
-            f"there is no access to a cluster: {error}", "set KUBECONFIG, or run in a pod with a service account"
-        ) from error
-    configuration.retries = False
-    return k8s.ApiClient(configuration)
 
 
 def user(api: k8s.ApiClient) -> str:
     """Who we are to the cluster; "" where it does not tell."""
     review = k8s.V1SelfSubjectReview(api_version="authentication.k8s.io/v1", kind="SelfSubjectReview")
     try:
-        answer = k8s.AuthenticationV1Api(api).create_self_subject_review(review, _request_timeout=_TIMEOUT)
+        answer = k8s.AuthenticationV1Api(api).create_self_subject_review(review)
     except ApiException as error:
         if error.status in (403, 404, 405):
             return ""
@@ -123,7 +95,7 @@ def allowed(api: k8s.ApiClient, namespace: str, right: Right) -> bool:
         kind="SelfSubjectAccessReview",
         spec=k8s.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes),
     )
-    answer = k8s.AuthorizationV1Api(api).create_self_subject_access_review(review, _request_timeout=_TIMEOUT)
+    answer = k8s.AuthorizationV1Api(api).create_self_subject_access_review(review)
     return bool(answer.status.allowed)
 
 
@@ -135,7 +107,7 @@ def queue(api: k8s.ApiClient, cluster: ClusterSettings) -> Iterator[Finding]:
     name = f"queue {cluster.queue}"
     try:
         found = k8s.CustomObjectsApi(api).get_namespaced_custom_object(
-            group, version, cluster.namespace, plural, cluster.queue, _request_timeout=_TIMEOUT
+            group, version, cluster.namespace, plural, cluster.queue
         )
     except ApiException as error:
         if error.status == 403:
@@ -172,7 +144,7 @@ def gpus(api: k8s.ApiClient, cluster: ClusterSettings) -> Iterator[Finding]:
         yield ok("GPU nodes", "no asset asks for a GPU")
         return
     try:
-        nodes = k8s.CoreV1Api(api).list_node(_request_timeout=_TIMEOUT).items
+        nodes = k8s.CoreV1Api(api).list_node().items
     except ApiException as error:
         if error.status != 403:
             raise
@@ -210,10 +182,3 @@ def _ready(node: k8s.V1Node) -> bool:
 
 def _labels(wanted: dict[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in wanted.items()) or f"with {GPU}"
-
-
-def _words(error: ApiException) -> str:
-    try:
-        return str(json.loads(error.body)["message"])
-    except (ValueError, KeyError, TypeError):
-        return str(error.reason)

@@ -10,13 +10,13 @@ from kubernetes import client as k8s
 
 from infra.errors import BackdropError
 from infra.jobs.kubernetes.api import Api, Away, OverQuota, Refused
-from infra.jobs.kubernetes.build import USER
+from infra.jobs.kubernetes.build import container_security, pod_security
 from infra.jobs.kubernetes.settings import ClusterSettings
+from infra.jobs.kubernetes.state import UNPULLABLE
 from orchestration.doctor import Finding, failed, ok
 
 T = TypeVar("T")
 
-_UNPULLABLE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _LOOK_S = 2.0
 
 
@@ -56,11 +56,7 @@ def probe(cluster: ClusterSettings, name: str) -> k8s.V1Job:
         image_pull_policy="Always",
         command=["true"],
         resources=k8s.V1ResourceRequirements(requests=small, limits={"memory": small["memory"]}),
-        security_context=k8s.V1SecurityContext(
-            allow_privilege_escalation=False,
-            read_only_root_filesystem=True,
-            capabilities=k8s.V1Capabilities(drop=["ALL"]),
-        ),
+        security_context=container_security(),
     )
     pod = k8s.V1PodSpec(
         restart_policy="Never",
@@ -68,9 +64,7 @@ def probe(cluster: ClusterSettings, name: str) -> k8s.V1Job:
         automount_service_account_token=False,
         enable_service_links=False,
         image_pull_secrets=[k8s.V1LocalObjectReference(name=one) for one in cluster.image_pull_secrets] or None,
-        security_context=k8s.V1PodSecurityContext(
-            run_as_non_root=True, run_as_user=USER, seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault")
-        ),
+        security_context=pod_security(),
         containers=[container],
     )
     labels = {"app.kubernetes.io/name": "doctor", "app.kubernetes.io/part-of": "backdrop"}
@@ -93,7 +87,7 @@ def judged_pull(image: str, pods: Sequence[k8s.V1Pod]) -> Finding | None:
             return ok("image", f"{image} runs on {pod.spec.node_name}")
         for container in pod.status.container_statuses or []:
             waiting = container.state.waiting if container.state else None
-            if waiting is not None and waiting.reason in _UNPULLABLE:
+            if waiting is not None and waiting.reason in UNPULLABLE:
                 remedy = "check its name and image_pull_secrets in BACKDROP_CLUSTER, and the registry"
                 return failed("image", f"{image}: {waiting.reason}: {waiting.message or ''}".rstrip(": "), remedy)
         if pod.status.phase == "Failed":

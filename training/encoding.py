@@ -12,7 +12,6 @@ import torch
 from infra.object_store import ObjectStore
 from training import precision
 from training.editing import to_float
-from training.frozen import own_device
 from training.masks import jittered_hole, product_hole, punch, random_mask, to_cells
 from training.models.autoencoder import Autoencoder
 from training.models.io import load_model
@@ -41,7 +40,7 @@ class Encoder:
         seed: int,
     ) -> None:
         self.image_size, self.section, self.seed = image_size, section, seed
-        self.device = own_device(section.device)
+        self.device = precision.device_named(section.device)
         self.autoencoder: Autoencoder = load_model(store, autoencoder).to(self.device)
         self.text = TextEncoder(text_encoder, section.text_length, self.device)
         self.factor = self.autoencoder.config.factor

@@ -11,19 +11,23 @@ import torch
 import torch.nn.functional as F
 
 from infra.errors import BackdropError
+from infra.jobs.ranks import place
 
 log = logging.getLogger(__name__)
 
 
 def device_named(wanted: str) -> torch.device:
-    """auto, cpu or cuda → the device. Raises BackdropError when a GPU is asked for and there is none."""
+    """auto, cpu or cuda → the device; of several GPUs this rank's, in every thread and before it has joined the others.
+
+    Raises BackdropError when a GPU is asked for and there is none.
+    """
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
         build = "this build of PyTorch has no CUDA" if torch.version.cuda is None else "CUDA finds no usable GPU"
         raise BackdropError(
             f"device: cuda was asked for, and {build}", "set device: auto or cpu, or run where nvidia-smi shows a GPU"
         )
-    return torch.device("cuda" if there and wanted != "cpu" else "cpu")
+    return torch.device("cuda", place().local_rank) if there and wanted != "cpu" else torch.device("cpu")
 
 
 _chosen: dict[str, torch.dtype] = {}

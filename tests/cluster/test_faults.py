@@ -47,7 +47,7 @@ def in_thread(world: World, spec: Any) -> tuple[threading.Thread, list[JobResult
 def test_fifty_errors_in_a_row_end_nothing(
     cluster: TestCluster, proxy: Proxy, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infra.jobs.kubernetes.api.READ_S", 0.2)
+    monkeypatch.setattr("infra.jobs.kubernetes.connection.READ_S", 0.2)
     spec = tally(world, steps=150, pause_s=0.1)
     thread, done = in_thread(world, spec)
     wait_for(lambda: world.starts(spec), "the job's start")

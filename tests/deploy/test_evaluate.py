@@ -11,7 +11,7 @@ import pytest
 from deploy import compare
 from deploy.evaluate import run, shift_of
 from deploy.history import notes_of, series_of, truth_table
-from deploy.samples import Pictures
+from deploy.samples import Pictures, is_catalogue
 from deploy.specs import CHECKS, EvaluateSpec
 from infra.jobs.spec import JobResult
 from tests.deploy.conftest import SIZE, World
@@ -103,10 +103,10 @@ def test_the_page_needs_nothing_beside_it(world: World, evaluated: JobResult) ->
 
 def test_samples_of_each_kind(world: World) -> None:
     pictures = Pictures(world.store, world.dataset, SIZE, world.folder / "cache")
-    assert [sample.from_catalogue for sample in pictures.holdout(3)] == [True] * 3
+    assert [is_catalogue(sample.attributes) for sample in pictures.holdout(3)] == [True] * 3
     photographs = pictures.photographs(8)
     assert len(photographs) == 3
-    assert not any(sample.from_catalogue for sample in photographs)
+    assert not any(is_catalogue(sample.attributes) for sample in photographs)
     assert [sample.id for sample in pictures.photographs(2)] == [sample.id for sample in photographs[:2]]
     assert len(pictures.training(100)) == 5
     assert len(pictures.training(2)) == 2

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.instance import PATCH, RESULT, TOP, merge, production
+from infra.instance import PATCH, RESULT, TOP, production
 from infra.jobs.kubernetes.build import APP, APP_LABEL, USER
 from infra.jobs.kubernetes.rights import QUEUE_RIGHTS, RIGHTS, Right
 from infra.jobs.kubernetes.settings import ClusterSettings
+from infra.layers import merge
 from infra.settings import REPOSITORY, Settings
 
 FOLDER = REPOSITORY / "infra" / "kubernetes"

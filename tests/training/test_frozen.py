@@ -1,4 +1,4 @@
-"""Frozen networks lie on their rank's device, follow a batch to its own, and then stay there."""
+"""Frozen networks follow a batch to its device, and then stay there; a rank's device is its own GPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from training import precision
-from training.frozen import beside, own_device
+from training.frozen import beside
 
 
 def test_a_module_is_moved_when_it_lies_elsewhere_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,8 +18,8 @@ def test_a_module_is_moved_when_it_lies_elsewhere_and_only_then(monkeypatch: pyt
     beside(module, there)
 
 
-def test_each_rank_s_encoders_lie_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_rank_computes_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert own_device("cpu") == torch.device("cpu")
-    monkeypatch.setattr(precision, "device_named", lambda wanted: torch.device("cuda"))
-    assert own_device("auto") == torch.device("cuda", 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert precision.device_named("cpu") == torch.device("cpu")
+    assert precision.device_named("auto") == torch.device("cuda", 3)

@@ -130,7 +130,7 @@ def test_a_recipe_shows_the_subject_and_names_whose_photographs_those_are(
 def test_everything_that_draws_lies_on_the_device_that_was_asked_for(
     store: ObjectStore, base: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(personalise, "own_device", lambda wanted: torch.device("meta"))
+    monkeypatch.setattr(personalise, "device_named", lambda wanted: torch.device("meta"))
     spec = PersonaliseSpec(
         store=store.uri, output="stages/studio", text_encoder=None, dataset="d", subject="s", word="mug",
         photographs=("p",), image_ids=("p",), image_size=SIZE, config=PersonaliseSection(), seed=0, **base,

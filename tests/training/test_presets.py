@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from infra.errors import BackdropError
-from training.presets import known_presets, load_preset, merge
+from infra.layers import merge
+from training.presets import known_presets, load_preset
 from training.presets.sections import FlowSection, Preset
 
 

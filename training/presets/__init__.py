@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from infra.errors import BackdropError, nearest
+from infra.layers import merge
 from training.presets.sections import (
     AutoencoderSection,
     DistilSection,
@@ -63,16 +63,6 @@ def load_preset(name: str, overrides: Path | None = None) -> Preset:
         return Preset.model_validate({"name": name, **values})
     except ValidationError as error:
         raise explain(error, Preset, str(path)) from None
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid onto `base`; mappings merge, anything else replaces."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(below, value) if both else value  # type: ignore[arg-type]
-    return merged
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> BackdropError:

@@ -23,7 +23,6 @@ from training.editing import complete
 from training.ema import Ema
 from training.feed import Batch
 from training.flow import resolution_shift
-from training.frozen import own_device
 from training.models.autoencoder import Autoencoder
 from training.models.dit import DiT
 from training.models.io import load_model
@@ -35,7 +34,7 @@ from training.personalise.losses import inversion_loss, subject_loss
 from training.personalise.rows import SubjectLoader, encode_pictures, with_text
 from training.personalise.subject import PLACEHOLDER, photographs_of, prompts_for
 from training.personalise.token import LearnedToken, PromptEncoder
-from training.precision import fast_dtype
+from training.precision import device_named, fast_dtype
 from training.recipes.fit import Draw, Fit, fit, forget_checkpoints
 from training.recipes.flows import GUIDANCE, TEACHER_STEPS, load_dit
 from training.specs import PersonaliseSpec
@@ -90,7 +89,7 @@ class Studio:
 
     @classmethod
     def open(cls, spec: PersonaliseSpec, job: JobContext[PersonaliseSpec]) -> Studio:
-        device = own_device(spec.config.stage.device)
+        device = device_named(spec.config.stage.device)
         text = TextEncoder(spec.text_encoder, spec.config.text_length, device)
         autoencoder = load_model(job.store, spec.autoencoder).to(device)
         return cls(spec, autoencoder, load_dit(job.store, spec.base).to(device), text, device)

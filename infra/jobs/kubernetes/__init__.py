@@ -5,6 +5,7 @@ build      what is asked of it: a launch → V1Job, V1Service (pure)
 state      what became of it: job, pods, events → JobState (pure)
 usage      what it cost: pods → GPU-seconds (pure)
 rights     what each service account may do (pure)
+connection who we are to the API server, and for how long a call may last
 api        the client, which an API server that is away cannot impress
 backend    what kind of object a job is there
 handle     the launcher's memory of a job, in the object store

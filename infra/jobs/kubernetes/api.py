@@ -6,7 +6,6 @@ The stock client forgets a token that was renewed and gives up at the first 500.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import random
 import time
@@ -17,17 +16,16 @@ from typing import Any, Protocol, TypeVar
 
 import urllib3
 from kubernetes import client as k8s
-from kubernetes import config as configs
 from kubernetes.client.exceptions import ApiException
 
 from infra.errors import BackdropError, ServiceError
 from infra.jobs.kubernetes.build import APP, APP_LABEL
+from infra.jobs.kubernetes.connection import connect, reason, words
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-CONNECT_S, READ_S = 5.0, 30.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 COMPLAIN_EVERY_S = 60.0
 _PAGE = 500
@@ -238,71 +236,29 @@ class Api:
     def _once(self, call: Callable[[k8s.BatchV1Api, k8s.CoreV1Api], T]) -> T:
         try:
             if self._client is None:
-                self._client = self._connect()
+                self._client = connect(self._kubeconfig)
             return call(k8s.BatchV1Api(self._client), k8s.CoreV1Api(self._client))
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Away(f"{type(error).__name__}: {error}") from error
 
-    def _connect(self) -> k8s.ApiClient:
-        configuration = k8s.Configuration()
-        try:
-            if self._kubeconfig is not None:
-                configs.load_kube_config(str(self._kubeconfig), client_configuration=configuration)
-            else:
-                configs.load_config(client_configuration=configuration)
-        except configs.ConfigException as error:
-            raise BackdropError(
-                f"there is no access to a cluster: {error}", "set KUBECONFIG, or run in a pod with a service account"
-            ) from error
-        configuration.retries = False  # they are ours, and without limit
-        client = _Patient(configuration)
-        client.user_agent = "backdrop"
-        return client
-
     def _meaning(self, what: str, error: ApiException) -> Exception:
-        words = _words(error)
+        said = words(error)
         if error.status in _AWAY or error.status == 401:
-            return Away(f"{error.status}: {words}")
+            return Away(f"{error.status}: {said}")
         if error.status == 404:
-            return Missing(words)
+            return Missing(said)
         if error.status == 409:  # a Conflict is a moment's: somebody else changed the quota, say
-            return Exists(words) if _reason(error) == "AlreadyExists" else Away(f"409: {words}")
-        if error.status == 403 and "exceeded quota" in words:
-            return OverQuota(words)
-        if error.status == 403 and " cannot " in words:
+            return Exists(said) if reason(error) == "AlreadyExists" else Away(f"409: {said}")
+        if error.status == 403 and "exceeded quota" in said:
+            return OverQuota(said)
+        if error.status == 403 and " cannot " in said:
             return Refused(
-                f"the cluster does not allow to {what} in the namespace {self.namespace}: {words}",
+                f"the cluster does not allow to {what} in the namespace {self.namespace}: {said}",
                 "give the service account that right (infra/kubernetes/base/rbac.yaml); `backdrop doctor` lists them",
             )
         return Refused(
-            f"the cluster refused to {what}: {words}", "change what the message names, in the file BACKDROP_CLUSTER"
+            f"the cluster refused to {what}: {said}", "change what the message names, in the file BACKDROP_CLUSTER"
         )
 
 
 _STRICT = {"field_validation": "Strict"}
-
-
-class _Patient(k8s.ApiClient):
-    """No call without a time limit."""
-
-    def call_api(self, *arguments: Any, **given: Any) -> Any:
-        if given.get("_request_timeout") is None:
-            given["_request_timeout"] = (CONNECT_S, READ_S)
-        return super().call_api(*arguments, **given)
-
-
-def _words(error: ApiException) -> str:
-    """The server's own message."""
-    return _said(error, "message") or str(error.reason)
-
-
-def _reason(error: ApiException) -> str:
-    """The server's own name for it."""
-    return _said(error, "reason")
-
-
-def _said(error: ApiException, name: str) -> str:
-    try:
-        return str(json.loads(error.body)[name])
-    except (ValueError, KeyError, TypeError):
-        return ""

@@ -169,13 +169,7 @@ def _template(launch: Launch, settings: ClusterSettings) -> k8s.V1PodTemplateSpe
             node_selector=selector or None,
             tolerations=[k8s.V1Toleration(**one.model_dump()) for one in resources.tolerations] or None,
             image_pull_secrets=[k8s.V1LocalObjectReference(name=name) for name in settings.image_pull_secrets] or None,
-            security_context=k8s.V1PodSecurityContext(
-                run_as_non_root=True,
-                run_as_user=USER,
-                run_as_group=USER,
-                fs_group=USER,
-                seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
-            ),
+            security_context=pod_security(),
             containers=[_container(launch, settings)],
             volumes=[
                 k8s.V1Volume(
@@ -205,16 +199,30 @@ def _container(launch: Launch, settings: ClusterSettings) -> k8s.V1Container:
         or None,
         # What it asks for is what it gets, but for the processor: more of that, where it is idle, harms nobody.
         resources=k8s.V1ResourceRequirements(requests={**amounts, **gpus}, limits={"memory": resources.memory, **gpus}),
-        security_context=k8s.V1SecurityContext(
-            allow_privilege_escalation=False,
-            read_only_root_filesystem=True,
-            capabilities=k8s.V1Capabilities(drop=["ALL"]),
-        ),
+        security_context=container_security(),
         volume_mounts=[
             k8s.V1VolumeMount(name="shm", mount_path="/dev/shm"),
             k8s.V1VolumeMount(name="scratch", mount_path=SCRATCH),
             k8s.V1VolumeMount(name="tmp", mount_path="/tmp"),
         ],
+    )
+
+
+def pod_security() -> k8s.V1PodSecurityContext:
+    return k8s.V1PodSecurityContext(
+        run_as_non_root=True,
+        run_as_user=USER,
+        run_as_group=USER,
+        fs_group=USER,
+        seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
+    )
+
+
+def container_security() -> k8s.V1SecurityContext:
+    return k8s.V1SecurityContext(
+        allow_privilege_escalation=False,
+        read_only_root_filesystem=True,
+        capabilities=k8s.V1Capabilities(drop=["ALL"]),
     )
 
 

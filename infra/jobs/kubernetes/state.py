@@ -19,8 +19,10 @@ from infra.jobs.kubernetes.build import DETERMINISTIC
 from infra.jobs.kubernetes.variables import PREEMPTED
 
 # Reasons of a container that waits: what time may mend, and what it never does.
-_PULLING = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"}
+_PULLING = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"}
 _HOPELESS = {"InvalidImageName", "ErrImageNeverPull"}
+UNPULLABLE = _PULLING | _HOPELESS
+"""Reasons of a container that waits for its image in vain, for now or for good."""
 _MISSING = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 _REFUSED = re.compile(r"\bdenied\b|is forbidden")
 _STARTING = {"ContainerCreating", "PodInitializing"}
@@ -49,15 +51,14 @@ class Failure(StrEnum):
 class JobState:
     """A job at one moment. `reason` is in the cluster's own words.
 
-    `stuck`: a pod waits for what may never come (an image, a secret); `hopeless`: waiting cannot help. `succeeded` and
-    `failed` count indexes of slices and pods of a computation.
+    `stuck`: a pod waits for what may never come (an image, a secret); `hopeless`: waiting cannot help. `succeeded`
+    counts indexes.
     """
 
     phase: Phase
     reason: str = ""
     nodes: tuple[str, ...] = ()
     succeeded: int = 0
-    failed: int = 0
     failed_indexes: str = ""
     failure: Failure | None = None
     place: int | None = None
@@ -86,7 +87,6 @@ def reduce(
     status = job.status or k8s.V1JobStatus()
     counts: dict[str, Any] = {
         "succeeded": status.succeeded or 0,
-        "failed": _count(status.failed_indexes) if status.failed_indexes else status.failed or 0,
         "failed_indexes": status.failed_indexes or "",
     }
     ended = {one.type: one for one in status.conditions or [] if one.status == "True"}
@@ -192,9 +192,3 @@ def _newest(events: Sequence[k8s.CoreV1Event], reasons: set[str], about: str | N
 def _time_of(event: k8s.CoreV1Event) -> str:
     at = event.last_timestamp or event.event_time or event.metadata.creation_timestamp
     return at.isoformat() if at is not None else ""
-
-
-def _count(indexes: str) -> int:
-    """How many indexes "1,3-5,7" names."""
-    spans = [part.partition("-") for part in indexes.split(",") if part]
-    return sum(int(last or first) - int(first) + 1 for first, _, last in spans)

@@ -25,6 +25,7 @@ MESSAGES_EVERY_S = 2.0
 LOOK_S = 2.0
 """Between two looks at a job, after a change; without one it grows."""
 LONGEST_LOOK_S, LONGEST_LOOK_IN_QUEUE_S = 10.0, 60.0
+LONGEST_AGAIN_S = 60.0
 _LATER = 1.3
 _WRITE_EVERY_S = 60.0
 
@@ -88,6 +89,8 @@ class Watching:
             if state is not None and state.ended:
                 if not self._goes_on(state):
                     return state
+                # A node that takes every job down at once must not make the cluster a Job every moment.
+                self._listen(min(LOOK_S**self.handle.restart, LONGEST_AGAIN_S), MESSAGES_EVERY_S)
                 self.create()
                 continue
             if self._clock.monotonic() - self._written > _WRITE_EVERY_S:
@@ -119,7 +122,10 @@ class Watching:
     def _is_vain(self, state: JobState) -> bool:
         """Whether waiting cannot help, or has not for long enough."""
         now = self._clock.monotonic()
-        self._stuck_since = (self._stuck_since or now) if state.stuck else None
+        if not state.stuck:
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = now
         if state.ended or (state.phase == Phase.RUNNING and self.launch.slices is not None):
             return False  # one bad node does not end the slices on the others
         waited = 0.0 if self._stuck_since is None else now - self._stuck_since

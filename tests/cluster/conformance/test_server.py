@@ -14,8 +14,6 @@ from tests.cluster.server import TestCluster
 
 pytestmark = pytest.mark.integration
 
-SUSPENDED: dict[str, Any] = {"suspend": True}
-
 
 def refused(api: Api, data: dict[str, Any]) -> tuple[int, str, str]:
     with pytest.raises(ApiException) as caught:

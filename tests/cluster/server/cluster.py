@@ -284,7 +284,3 @@ class TestCluster:
     def compact(self) -> None:
         """Forgets the past: a watch or a page from there gets 410. Watches that run go on."""
         self.store.compact()
-
-    def drop_watches(self) -> None:
-        """Ends all running watches, as a restart of the API server does."""
-        self.watches.end()

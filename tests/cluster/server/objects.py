@@ -37,11 +37,6 @@ def stamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def micro_stamp(moment: datetime) -> str:
-    """RFC 3339 with microseconds, as metav1.MicroTime is written."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
 class Stored:
     """One version of an object. `data` is never changed in place; its JSON is made once."""
 
