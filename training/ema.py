@@ -14,19 +14,24 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Ema(Generic[M]):
-    """`module` is a frozen copy whose weights follow `model` by `decay` per step; decay 0 keeps them equal."""
+    """`module` is a frozen copy whose weights follow `model` by `decay` per step; decay 0 keeps them equal.
 
-    def __init__(self, model: M, decay: float) -> None:
-        self.decay = decay
+    It moves at every `every`-th step, by as many steps' decay: a pass over all weights is not free.
+    """
+
+    def __init__(self, model: M, decay: float, every: int = 1) -> None:
+        self.decay, self.every = decay, every if decay else 1
         self.updates = 0
         self.model = model
         self.module: M = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self) -> None:
-        """One step towards the model; the first steps weigh more, so that the start is forgotten."""
+        """After a step, towards the model; the first steps weigh more, so that the start is forgotten."""
         self.updates += 1
-        decay = min(self.decay, self.updates / (self.updates + 9))
+        if self.updates % self.every:
+            return
+        decay = min(self.decay, self.updates / (self.updates + 9)) ** self.every
         averaged = [own_part(parameter) for parameter in self.module.parameters()]
         torch._foreach_lerp_(
             averaged, [own_part(parameter).detach() for parameter in self.model.parameters()], 1 - decay

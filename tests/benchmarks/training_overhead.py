@@ -1,7 +1,7 @@
 """What a step costs beside its forward and backward: optimiser, average, callbacks and logging, at DiT-B/2's size.
 
-The same loss, in the number format that the recipes choose, runs inside `fit`, which times its steps, and alone; both
-take the best step of several.
+The same loss runs inside `fit`, which times its steps, and alone, in fp32 and in the format that the recipes choose
+here; both take the best of several. A step of the loop is half of two neighbours: the average moves at every second.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -62,7 +61,8 @@ class OneBatch:
 class Steps:
     """A loss that notes when each of its forwards begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         self.began: list[float] = []
 
     def __call__(self, model: nn.Module, batch: Batch, draws: Draws) -> dict[str, Tensor]:
@@ -70,15 +70,26 @@ class Steps:
         x = batch["latent"]
         length = torch.full((len(x),), WORDS)
         t = torch.linspace(0.1, 0.9, len(x))
-        with autocast(fast_dtype()):
+        with autocast(self.dtype):
             out = model(x, t, x, torch.ones_like(x[:, :1]), batch["text"], length)
         return {"loss": (out.float() - x).square().mean()}
 
 
 def promises() -> Iterator[Promise]:
+    for dtype in dict.fromkeys((torch.float32, fast_dtype())):
+        alone, whole = measure(dtype)
+        name = str(dtype).removeprefix("torch.")
+        print(f"{name}: forward and backward {alone:.2f} s, whole step in the loop {whole:.2f} s", flush=True)
+        yield Promise(
+            f"optimiser, average, callbacks, logging, of a {name} step", 1 - alone / whole, 0.04, at_least=False
+        )
+
+
+def measure(dtype: torch.dtype) -> tuple[float, float]:
+    """Seconds of a forward and backward alone, and of a step in the loop."""
     torch.manual_seed(0)
     model = DiT(DiTConfig(CHANNELS, 768, 12, 12, 2, 4.0, TEXT))
-    loader, steps = OneBatch(), Steps()
+    loader, steps = OneBatch(), Steps(dtype)
     alone = []
     for _ in range(STEPS):
         model.zero_grad(set_to_none=True)
@@ -91,10 +102,9 @@ def promises() -> Iterator[Promise]:
         section = OptimiserSection(
             steps=STEPS, batch_size=BATCH, warmup=0, ema=0.99, log_every=1, save_seconds=1e9, device="cpu"
         )
-        fit(job_in(folder, SilentChannel()), "overhead", Ema(model, section.ema), steps, loader, section, seed=0)
+        ema = Ema(model, section.ema, section.ema_every)
+        fit(job_in(folder, SilentChannel()), "overhead", ema, steps, loader, section, seed=0)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     marks = steps.began[-STEPS:]  # before them, `fit` counted the loss's operations once
-    whole = min(after - before for before, after in pairwise(marks))
-    print(f"forward and backward {min(alone):.2f} s, whole step in the loop {whole:.2f} s", flush=True)
-    yield Promise("optimiser, average, callbacks, logging, of a step", 1 - min(alone) / whole, 0.04, at_least=False)
+    return min(alone), min(after - before for before, after in zip(marks, marks[2:], strict=False)) / 2

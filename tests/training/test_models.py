@@ -34,6 +34,25 @@ def test_the_average_moves_towards_the_model_and_decay_0_equals_it() -> None:
     assert not any(parameter.requires_grad for parameter in slow.module.parameters())
 
 
+def test_an_average_that_moves_at_every_second_step_is_where_one_of_every_step_is() -> None:
+    model = small()
+    each, second = Ema(model, 0.99), Ema(model, 0.99, every=2)
+    weight = model.get_parameter("0.weight")
+    start = weight.detach().clone()
+    with torch.no_grad():
+        weight.add_(1.0)
+    second.update()
+    assert torch.equal(second.module.get_parameter("0.weight"), start)
+    second.update()
+    assert not torch.equal(second.module.get_parameter("0.weight"), start)
+    second.updates = each.updates = 2000  # beyond the warm-up
+    for ema in (each, second):
+        ema.module.get_parameter("0.weight").copy_(start)
+        for _ in range(40):
+            ema.update()
+    torch.testing.assert_close(each.module.get_parameter("0.weight"), second.module.get_parameter("0.weight"))
+
+
 def test_models_come_back_from_the_store_as_they_were(tmp_path: Path) -> None:
     store = open_store(tmp_path.as_uri())
     dit = DiT(DiTConfig(latent_channels=4, width=16, depth=1, heads=2, text_width=8, flow_map=True))

@@ -20,6 +20,7 @@ from training.composer_model import Batch, LossModel
 
 NAMED = 8
 """So many ids of a batch stand in the message; all of them in the file."""
+ROWS = 64
 
 
 class Gradients(Callback):
@@ -44,7 +45,7 @@ class Gradients(Callback):
     def after_train_batch(self, state: State, logger: Logger) -> None:
         """Gradients are whole and the optimiser has not run yet: the place to stop a broken step."""
         gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
-        total = torch.nn.utils.get_total_norm(gradients)
+        total = _total_norm(gradients)
         norm = total.full_tensor() if isinstance(total, DTensor) else total
         outputs = self.model.take_outputs()
         self.model.measured = {**outputs, "gradient_norm": norm}
@@ -71,6 +72,14 @@ class Gradients(Callback):
             "look at that batch for values that are not finite; without any, lower this stage's learning_rate in the "
             "preset. Run again: the last good checkpoint is kept.",
         )
+
+
+def _total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm over all gradients. On a CPU one core takes a tensor's norm, and all cores its rows' norms."""
+    if any(isinstance(grad, DTensor) or grad.device.type != "cpu" for grad in gradients):
+        return torch.nn.utils.get_total_norm(gradients)
+    rows = [grad.reshape(ROWS if grad.numel() % ROWS == 0 else 1, -1) for grad in gradients]
+    return torch.linalg.vector_norm(torch.cat([torch.linalg.vector_norm(part, dim=1) for part in rows]))
 
 
 def _save(path: Path, batch: Batch, ids: Sequence[str]) -> None:

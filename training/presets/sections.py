@@ -28,6 +28,7 @@ class OptimiserSection(Section):
     optimiser: Literal["adamw", "muon"] = Field("adamw", description="muon: for the matrices inside the blocks")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     ema: float = Field(0.998, ge=0, lt=1, description="decay per step; 0 keeps no average")
+    ema_every: int = Field(2, ge=1, description="steps between moves of the average")
     log_every: int = Field(10, ge=1, description="steps between metrics")
     sample_every: int = Field(0, ge=0, description="steps between sample grids; 0: only at the end")
     save_seconds: float = Field(25.0, gt=0, description="wall seconds between checkpoints")

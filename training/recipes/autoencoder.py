@@ -100,7 +100,7 @@ def train(
     if section.adversarial is not None:
         model = Adversary(autoencoder, section.adversarial)
     features = None if section.perceptual is None else open_features(section.perceptual.features)
-    ema = Ema(model, section.ema)
+    ema = Ema(model, section.ema, section.ema_every)
     loss = reconstruction_loss(section, features)
     fitted = fit(job, stage, ema, loss, data.loader(section.batch_size), section, data.seed, draw)
     trained = inside(ema.module)
@@ -118,7 +118,7 @@ def add_masked_decoder(
     probe = Probe.of(images, section.latent_channels, second.drift, data.seed)
     draw = Draw(probe.grid(autoencoder, min(SHOWN, len(images))), ids[:SHOWN])
     torch.manual_seed(data.seed)  # Composer has left each rank with a seed of its own
-    ema = Ema(MaskedDecoder.beside(autoencoder), second.ema)
+    ema = Ema(MaskedDecoder.beside(autoencoder), second.ema, second.ema_every)
     loss = masked_decoder_loss(second, autoencoder)
     fitted = fit(job, "masked decoder", ema, loss, data.loader(second.batch_size), second, data.seed, draw)
     seams = probe.seams(autoencoder, ema.module)

@@ -44,7 +44,7 @@ def run(spec: DistilSpec, job: JobContext[DistilSpec]) -> JobResult:
     torch.manual_seed(spec.seed)
     latents = Latents(spec, job)
     teacher = load_dit(job.store, spec.teacher).eval().requires_grad_(False)
-    ema = Ema(as_flow_map(teacher), section.ema)
+    ema = Ema(as_flow_map(teacher), section.ema, section.ema_every)
     draw = latents.draw(section, section.student_steps, GUIDANCE)
     loader = latents.loader(section.batch_size, spec.seed + 3)
     loss = distillation_loss(teacher, section, latents.jittered)

@@ -34,7 +34,7 @@ def run(spec: FinetuneSpec, job: JobContext[FinetuneSpec]) -> JobResult:
     patch, jittered = model.config.patch, latents.jittered
     meta = {"dataset": spec.dataset, "latents": spec.latents, "base": spec.base}
 
-    ema = Ema(model, first.ema)
+    ema = Ema(model, first.ema, first.ema_every)
     shares = first.product_share, first.empty_share
     loss = completion_loss(first, *shares, patch=patch, jittered=jittered)
     loader = latents.loader(first.batch_size, spec.seed + 1)
@@ -45,7 +45,7 @@ def run(spec: FinetuneSpec, job: JobContext[FinetuneSpec]) -> JobResult:
     adapted = ema.module.train()
     torch.manual_seed(spec.seed)  # the first stage has left each rank with a seed of its own
     add_lora(adapted, second.rank, second.scale)
-    ema = Ema(adapted, second.ema)
+    ema = Ema(adapted, second.ema, second.ema_every)
     loss = completion_loss(second, 1.0, 0.0, patch=patch, jittered=jittered)
     loader = with_products(latents.loader(second.batch_size, spec.seed + 2))
     held_out = latents.held_out(second, 1.0, 0.0)
@@ -53,7 +53,7 @@ def run(spec: FinetuneSpec, job: JobContext[FinetuneSpec]) -> JobResult:
 
     if third is not None:
         ids = None if third.ids is None else set(job.store.get(third.ids).decode().split())
-        ema = Ema(train_adapters(ema.module.train()), third.ema)
+        ema = Ema(train_adapters(ema.module.train()), third.ema, third.ema_every)
         loss = completion_loss(third, 1.0, 0.0, patch=patch, jittered=jittered)
         loader = curated(latents.loader(third.batch_size, spec.seed + 4), third, ids)
         held_out = latents.held_out(third, 1.0, 0.0)

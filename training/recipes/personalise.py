@@ -187,7 +187,7 @@ def _fit(
 ) -> tuple[M, Fit]:
     """Train `model` on the subject's rows and its class's; its average, and how it went."""
     section = spec.config.stage
-    ema = Ema(model, section.ema)
+    ema = Ema(model, section.ema, section.ema_every)
     loader = SubjectLoader(subject, prior, section.batch_size)
     draw = Draw(lambda average: studio.grid(average, learned))
     stage = fit(job, f"personalise-{spec.config.method}", ema, loss, loader, section, spec.seed, draw)

@@ -34,7 +34,7 @@ def run(spec: PretrainSpec, job: JobContext[PretrainSpec]) -> JobResult:
         teacher = PictureTeacher(latents.autoencoder, open_features(section.repa.features))
         model, alignment = Aligned(dit, section.repa, teacher.width), Alignment(section.repa, teacher)
 
-    ema = Ema(model, section.ema)
+    ema = Ema(model, section.ema, section.ema_every)
     draw = latents.draw(section)
     shares = section.product_share, section.empty_share
     loss = completion_loss(section, *shares, patch=shape.patch, jittered=latents.jittered, alignment=alignment)
