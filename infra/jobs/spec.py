@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.errors import BackdropError, nearest
 
+JOULES = "joules"
+"""In a result's metadata: the energy that its GPUs took, also behind a stage's name ("pretrain_joules")."""
+
 
 class JobSpec(BaseModel):
     """The base of every spec. ``output`` is a key prefix without a trailing slash: all that others read is
@@ -62,6 +65,12 @@ class JobResult(BaseModel):
     pictures: dict[str, str] = Field(default_factory=dict)
     checks: list[Check] = Field(default_factory=list)
     shows: dict[str, list[str]] = Field(default_factory=dict)
+
+    @property
+    def joules(self) -> float:
+        """The energy that its stages took, as far as they measured it."""
+        names = [name for name in self.metadata if name == JOULES or name.endswith(f"_{JOULES}")]
+        return float(sum(self.metadata[name] for name in names))
 
 
 S = TypeVar("S", bound=BaseModel)

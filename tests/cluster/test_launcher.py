@@ -7,6 +7,8 @@ import signal
 import threading
 import time
 from collections import Counter
+from datetime import datetime
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -267,9 +269,12 @@ def test_of_many_slices_exactly_the_failing_ones_are_tried_again(cluster: TestCl
         return 1 if pod.index % 10 == 3 and tried[pod.index] == 1 else 0
 
     cluster.command = run
+    world.given = {"default": {**world.settings.default.model_dump(), "gpus": 1, "cpu": "1"}}
     spec = PartSpec(store=world.store.uri, output="made/parts")
     assert world.launch(spec, "part", slices=40).metadata["slices"] == 40
     assert tried == Counter({k: 2 if k % 10 == 3 else 1 for k in range(40)})
+    held = json.loads(world.store.get("made/parts/cost.json"))["gpu_seconds"]
+    assert held == pytest.approx(sum(map(seconds_of, cluster.list("pods"))), abs=1.0)
 
 
 def test_a_slice_that_is_wrong_says_so_and_spares_its_neighbours(cluster: TestCluster, world: World) -> None:
@@ -281,6 +286,16 @@ def test_a_slice_that_is_wrong_says_so_and_spares_its_neighbours(cluster: TestCl
     assert not failed.value.retryable
     assert [world.store.get(f"made/parts/parts/{k}/done") for k in range(4)] == [b"0", b"1", b"2", b"3"]
     assert len(cluster.list("pods")) == 4
+
+
+def seconds_of(pod: Any) -> float:
+    """How long a pod that has ended held its node."""
+    (state,) = (container["state"]["terminated"] for container in pod["status"]["containerStatuses"])
+    return (moment(state["finishedAt"]) - moment(pod["status"]["startTime"])).total_seconds()
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def running(cluster: TestCluster) -> str:

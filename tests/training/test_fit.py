@@ -329,6 +329,6 @@ def test_operations_are_counted_forward_and_backward() -> None:
 def test_energy_is_that_between_two_readings() -> None:
     counter = iter([100.0, 160.0, 190.0])
     power = Power(lambda: next(counter), Place(ranks=2))
-    assert power.read(images=40, seconds=2.0) == {"watts": 30.0, "joules_per_image": 3.0}
-    assert power.read(images=10, seconds=1.0) == {"watts": 30.0, "joules_per_image": 6.0}
+    assert power.read(images=40, seconds=2.0) == {"watts": 30.0, "joules": 120.0, "joules_per_image": 3.0}
+    assert power.read(images=10, seconds=1.0) == {"watts": 30.0, "joules": 60.0, "joules_per_image": 6.0}
     assert Power.of(torch.device("cpu"), Place()) is None

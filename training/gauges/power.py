@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 
 
 class Power:
-    """`counter()` is the energy in joules since some moment. Reads mean watts, and joules per image over all ranks as
-    this rank's share tells."""
+    """`counter()` is the energy in joules since some moment. Reads mean watts of this GPU, and joules, all of them and
+    per image, over all ranks as this rank's share tells."""
 
     def __init__(self, counter: Any, here: Place) -> None:
         self.counter, self.ranks = counter, here.ranks
@@ -40,4 +40,5 @@ class Power:
     def read(self, images: int, seconds: float) -> Mapping[str, float]:
         before, self._last = self._last, self.counter()
         joules = self._last - before
-        return {"watts": joules / seconds, "joules_per_image": joules * self.ranks / max(images, 1)}
+        everyones = joules * self.ranks
+        return {"watts": joules / seconds, "joules": everyones, "joules_per_image": everyones / max(images, 1)}

@@ -24,6 +24,7 @@ from infra.files import canonical_json, sha256_bytes
 from infra.jobs.folder import JobFolder
 from infra.jobs.program import JobContext
 from infra.jobs.ranks import Place, place
+from infra.jobs.spec import JOULES
 from infra.settings import Settings
 from infra.sources import source_hash
 from training import optimisers, precision, ranks, sharding
@@ -148,6 +149,7 @@ def fit(
         ema.module = plain.cpu()
     seconds = time.perf_counter() - begun
     last = reporting.curve[-1] if reporting.curve else {}
+    joules = sum(row.get("joules", 0.0) for row in reporting.curve)  # the curve knows all lives of the run
     trained = [parameter for parameter in ema.model.parameters() if parameter.requires_grad]
     return Fit(
         reporting.curve,
@@ -165,6 +167,7 @@ def fit(
             "ranks": here.ranks,
             "samples_dropped_per_epoch": sum(loader.dropped.values()),
             **{name: round(last[name], 4) for name in ("mfu", "mfu_of_gemm", "joules_per_image") if name in last},
+            **({JOULES: round(joules, 1)} if joules else {}),
         },
     )
 

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -115,10 +115,19 @@ class Api:
 
     def pods(self, job: str, phase: str | None = None, most: int | None = None) -> list[k8s.V1Pod]:
         """The pods of a Job, in one phase if asked, `most` of them if asked."""
+        pods: list[k8s.V1Pod] = []
+        for page in self.pages_of_pods(job, phase, most):
+            pods += page
+        return pods
+
+    def pages_of_pods(
+        self, job: str, phase: str | None = None, most: int | None = None
+    ) -> Iterator[Sequence[k8s.V1Pod]]:
+        """The same, one page after the other: of thousands of slices not all are held at once."""
         chosen: dict[str, Any] = {"label_selector": f"batch.kubernetes.io/job-name={job}"}
         if phase is not None:
             chosen["field_selector"] = f"status.phase={phase}"
-        return self._pages(
+        return self._each_page(
             "list pods", lambda _, core, more: core.list_namespaced_pod(self.namespace, **chosen, **more), most
         )
 
@@ -204,10 +213,13 @@ class Api:
             self._complained = now
             log.warning("the cluster or the store does not answer (%s); trying again", away)
 
-    def _pages(
+    def _pages(self, what: str, read: Callable[[k8s.BatchV1Api, k8s.CoreV1Api, dict[str, Any]], Any]) -> list[Any]:
+        return [one for page in self._each_page(what, read) for one in page]
+
+    def _each_page(
         self, what: str, read: Callable[[k8s.BatchV1Api, k8s.CoreV1Api, dict[str, Any]], Any], most: int | None = None
-    ) -> list[Any]:
-        found: list[Any] = []
+    ) -> Iterator[Sequence[Any]]:
+        seen = 0
         more: dict[str, Any] = {"limit": min(_PAGE, most or _PAGE)}
 
         def page(batch: k8s.BatchV1Api, core: k8s.CoreV1Api) -> Any:
@@ -215,10 +227,11 @@ class Api:
 
         while True:
             some = self._call(what, page)
-            found += some.items
+            yield some.items
+            seen += len(some.items)
             more["_continue"] = some.metadata._continue
-            if not some.metadata._continue or (most is not None and len(found) >= most):
-                return found
+            if not some.metadata._continue or (most is not None and seen >= most):
+                return
 
     def _call(self, what: str, call: Callable[[k8s.BatchV1Api, k8s.CoreV1Api], T]) -> T:
         """One call. A token that has expired is read anew, once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,8 +36,11 @@ class JobBackend(Protocol):
     def look(self, launch: Launch) -> Look:
         """How it is. Raises Missing where there is none."""
 
+    def pods(self, name: str) -> Iterator[Sequence[k8s.V1Pod]]:
+        """All pods of it, in parts: once it has ended, where there were too many to list at every look."""
+
     def state_of(self, name: str) -> JobState:
-        """The same by name, without looking at pods. Raises Missing."""
+        """How it is by name, without looking at pods. Raises Missing."""
 
     def run_of(self, name: str) -> str:
         """The id of the Dagster run that it is for; "" where there is none."""
@@ -83,6 +86,9 @@ class IndexedJobs:
         if not state.ended and state.phase != Phase.RUNNING:
             state = self._explained(job, pods)
         return Look(state, None if sliced else pods)
+
+    def pods(self, name: str) -> Iterator[Sequence[k8s.V1Pod]]:
+        return self._api.pages_of_pods(name)
 
     def state_of(self, name: str) -> JobState:
         return reduce(self._api.job(name))

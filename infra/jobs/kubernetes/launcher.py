@@ -124,7 +124,7 @@ class KubernetesLauncher:
                 self._interrupted(context, watching.launch)
                 raise
         result = self._result(job, state, watching, reader)
-        costs = watching.handle.usage.metadata(self.settings.price_per_gpu_hour)
+        costs = watching.handle.usage.metadata(self.settings.price_per_gpu_hour, result.joules)
         if costs:
             self._store.put(f"{spec.output}/{COST}", canonical_json(costs))
         write_handle(self._store, watching.handle.model_copy(update={"collected": collected_by(context)}))

@@ -34,13 +34,13 @@ class Usage(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    def noted(self, job: str, pods: Sequence[k8s.V1Pod], now: datetime) -> Usage:
-        """With what the pods of a Job, all of them, show now. One that is gone was taken away: it keeps what it had
-        when it was last seen."""
+    def noted(self, job: str, pods: Sequence[k8s.V1Pod], now: datetime, *, whole: bool = True) -> Usage:
+        """With what the pods of a Job show now. `whole`: these are all of them, and one that is gone was taken away: it
+        keeps what it had when it was last seen."""
         present = {pod.metadata.uid for pod in pods}
         seen = {
             uid: one.model_copy(update={"ended": True, "preempted": True})
-            if one.job == job and not one.ended and uid not in present
+            if whole and one.job == job and not one.ended and uid not in present
             else one
             for uid, one in self.pods.items()
         }
@@ -71,14 +71,16 @@ class Usage(BaseModel):
         """Of them, those of pods that were taken away: what came after their last checkpoint was computed twice."""
         return self.gpus * sum(one.seconds for one in self.pods.values() if one.preempted)
 
-    def metadata(self, price_per_gpu_hour: float) -> dict[str, float]:
-        """For the asset's page; nothing for a job without GPUs."""
+    def metadata(self, price_per_gpu_hour: float, joules: float = 0.0) -> dict[str, float]:
+        """For the asset's page, with the energy that the job itself has measured; nothing for a job without GPUs."""
         if not self.gpus:
             return {}
         found = {
             "gpu_seconds": round(self.gpu_seconds, 1),
             "preempted_gpu_seconds": round(self.preempted_gpu_seconds, 1),
         }
+        if joules:
+            found["joules"] = round(joules, 1)
         if price_per_gpu_hour:
             found["gpu_cost"] = round(self.gpu_seconds / 3600 * price_per_gpu_hour, 2)
         return found

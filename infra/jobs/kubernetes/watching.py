@@ -18,6 +18,7 @@ from infra.jobs.kubernetes.build import DETERMINISTIC, Launch
 from infra.jobs.kubernetes.handle import ClusterHandle, write_handle
 from infra.jobs.kubernetes.settings import ClusterSettings
 from infra.jobs.kubernetes.state import Failure, JobState, Phase
+from infra.jobs.kubernetes.usage import Usage
 from infra.jobs.reader import ObjectStoreReader
 from infra.object_store import ObjectStore
 
@@ -87,6 +88,8 @@ class Watching:
                 self._api.persist(lambda: self._backend.delete(self.launch.name), self._reader.poll)
                 state = self.state = JobState(Phase.FAILED, state.reason, failure=Failure.VAIN)
             if state is not None and state.ended:
+                if self.launch.slices is not None:
+                    self._count_slices()
                 if not self._goes_on(state):
                     return state
                 # A node that takes every job down at once must not make the cluster a Job every moment.
@@ -118,6 +121,20 @@ class Watching:
                 usage = usage.noted(launch.name, look.pods, self._clock.now())
                 self.handle = self.handle.model_copy(update={"usage": usage})
         return self.state
+
+    def _count_slices(self) -> None:
+        """What the slices' pods held, where they held GPUs: of thousands that is asked once."""
+        launch, usage = self.launch, self.handle.usage.model_copy(update={"gpus": self.launch.resources.gpus})
+        if not usage.gpus or self.handle.ended:
+            return
+
+        def counted() -> Usage:
+            found = usage
+            for page in self._backend.pods(launch.name):
+                found = found.noted(launch.name, page, self._clock.now(), whole=False)
+            return found
+
+        self.handle = self.handle.model_copy(update={"usage": self._api.persist(counted, self._reader.poll)})
 
     def _is_vain(self, state: JobState) -> bool:
         """Whether waiting cannot help, or has not for long enough."""
