@@ -218,14 +218,11 @@ def test_what_pods_held_is_paid_for_also_when_they_are_gone() -> None:
     assert taken.gpu_seconds == 8 * (3600 + 1800 + 1800)
     assert usage.metadata(2.0) == {"gpu_seconds": 43200.0, "preempted_gpu_seconds": 28800.0, "gpu_cost": 24.0}
     assert "gpu_cost" not in usage.metadata(0.0)
-    assert (
-        usage.metadata(0.0, JobResult(metadata={"first_joules": 2.5, "joules": 3.0, "step": 4}).joules)["joules"] == 5.5
-    )
+    measured = JobResult(metadata={"first_joules": 2.5, "joules": 3.0, "joules_per_image": 4.0})
+    assert usage.metadata(0.0, measured.joules)["joules"] == 5.5
     # A page of many slices says nothing about those of the other pages.
-    assert (
-        Usage(gpus=1).noted("j", [first], NOW, whole=False).noted("j", [], NOW, whole=False).preempted_gpu_seconds
-        == 3600
-    )
+    page = Usage(gpus=1).noted("j", [pod_of(uid="4")], NOW, whole=False)
+    assert page.noted("j", [], NOW, whole=False).preempted_gpu_seconds == 0
     assert Usage().metadata(2.0) == {}
     assert Usage.model_validate_json(usage.model_dump_json()) == usage
 
