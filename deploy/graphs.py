@@ -80,7 +80,8 @@ def trunk_export(student: DiT) -> Export:
     """The student, with every input that `DiT.forward` takes."""
     patch, channels, width = student.config.patch, student.config.latent_channels, student.config.text_width
     size = (patch * _ROWS, patch * _COLUMNS)
-    batch, tokens = {0: (1, "batch")}, {1: (1, "tokens")}
+    batch = {0: (1, "batch")}
+    words = {**batch, 1: (1, "tokens")}
     latent = {**batch, 2: (patch, "rows"), 3: (patch, "columns")}
     return Export(
         student,
@@ -94,11 +95,13 @@ def trunk_export(student: DiT) -> Export:
             "text_length": torch.arange(_BATCH) + 3,
             "step": torch.linspace(0.1, 0.2, _BATCH),
             "guidance": torch.linspace(1.0, 2.0, _BATCH),
+            "negative": torch.zeros(_BATCH, _TOKENS, width),
+            "negative_length": torch.arange(_BATCH) + 2,
         },
         {
             **dict.fromkeys(("z", "masked", "mask"), latent),
-            **dict.fromkeys(("t", "text_length", "step", "guidance"), batch),
-            "text": {**batch, **tokens},
+            **dict.fromkeys(("t", "text_length", "step", "guidance", "negative_length"), batch),
+            **dict.fromkeys(("text", "negative"), words),
         },
     )
 

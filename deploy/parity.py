@@ -55,7 +55,10 @@ def check_parity(
         length = np.where(np.arange(batch) == batch - 1, 0 if batch > 1 else length, length).astype(length.dtype)
         step = rng.choice([0.125, 0.25, 0.5, 1.0], batch).astype(np.float32)
         guidance = rng.uniform(1.0, 4.0, batch).astype(np.float32)
-        inputs = (z, t, latents, mask, text.astype(np.float32), length, step, guidance)
+        away, away_length = reference.embed([captions[(k + 1) % len(captions)] for k in range(batch)])
+        away_length = np.where(np.arange(batch) == 0, 0, away_length).astype(away_length.dtype)
+        negative = (away.astype(np.float32), away_length)
+        inputs = (z, t, latents, mask, text.astype(np.float32), length, step, guidance, *negative)
         error = relative_l2(engine.velocity(*inputs), reference.velocity(*inputs))
         rows.append(ParityRow("trunk", f"{shape}, {text.shape[1]} tokens", error))
     return rows

@@ -11,7 +11,6 @@ from typing import Protocol
 
 import numpy as np
 
-from infra.errors import BackdropError
 from training.masks import product_hole, punch, to_cells
 
 
@@ -34,8 +33,10 @@ class Parts(Protocol):
         text_length: np.ndarray,
         step: np.ndarray | None = None,
         guidance: np.ndarray | None = None,
+        negative: np.ndarray | None = None,
+        negative_length: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Shapes as in DiT.forward; `step` and `guidance` (B,) for a student only."""
+        """Shapes as in DiT.forward; from `step` on for a student only, of which the last two may be left out."""
 
     def decode(self, latent: np.ndarray) -> np.ndarray:
         """(B, C, h, w) → (B, 3, H, W), about [-1, 1]."""
@@ -61,11 +62,9 @@ def complete(
 
     images uint8 (B, H, W, 3); product bool (B, H, W), True is kept; a row's result depends on its own seed
     alone. A student takes one forward per step, guidance being an input; a teacher two (with guidance 1, one).
-    `negative` are texts to lead away from, one per row, in place of no text. `shift` is that of the times in training.
-    Raises BackdropError for a student with `negative`: what it leads away from was settled when it was distilled.
+    `negative` are texts to lead away from, one per row, in place of no text: an input of the student, the second
+    forward of a teacher. `shift` is that of the times in training.
     """
-    if student and negative is not None:
-        raise BackdropError("A distilled student takes no negative text.", "Sample its teacher, or leave the text out.")
     holes = np.stack([product_hole(mask) for mask in product])  # (B, H, W)
     kept = np.stack([punch(to_float(image), hole) for image, hole in zip(images, holes, strict=True)])
     masked = parts.encode(np.ascontiguousarray(kept.transpose(0, 3, 1, 2)))  # (B, C, h, w)
@@ -77,7 +76,7 @@ def complete(
     for now, then in pairwise(times):
         t, step = (np.full(len(z), value, np.float32) for value in (now, now - then))
         if student:
-            v = parts.velocity(z, t, masked, mask, *text, step, np.full_like(t, guidance))
+            v = parts.velocity(z, t, masked, mask, *text, step, np.full_like(t, guidance), *away)
         else:
             v = parts.velocity(z, t, masked, mask, *text)
             if guidance != 1.0:

@@ -48,10 +48,14 @@ class TorchParts:
         text_length: np.ndarray,
         step: np.ndarray | None = None,
         guidance: np.ndarray | None = None,
+        negative: np.ndarray | None = None,
+        negative_length: np.ndarray | None = None,
     ) -> np.ndarray:
         tensors = [self._tensor(part) for part in (z, t, masked, mask, text)]
         lengths = self._tensor(text_length.astype(np.int64))
         extra = [self._tensor(part) for part in (step, guidance) if part is not None]
+        if negative is not None and negative_length is not None and negative_length.any():
+            extra += [self._tensor(negative), self._tensor(negative_length.astype(np.int64))]
         with torch.inference_mode(), autocast(self.dtype):
             return self.transformer(*tensors, lengths, *extra).float().cpu().numpy()
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from training.editing import Parts
+from training.editing import Parts, null_text
 
 #: The graphs of an engine and the file of its bundle that holds each.
 GRAPHS = {"trunk": "trunk.onnx", "encoder": "encoder.onnx", "decoder": "decoder.onnx"}
@@ -76,13 +76,18 @@ class GraphEngine:
         text_length: np.ndarray,
         step: np.ndarray | None = None,
         guidance: np.ndarray | None = None,
+        negative: np.ndarray | None = None,
+        negative_length: np.ndarray | None = None,
     ) -> np.ndarray:
         """The student's velocity, float32 (B, C, h, w); shapes as in `training.editing.Parts`.
 
+        No `negative` is one of length 0; a given one is as long as `text`, zeros beyond its length.
         Raises ValueError without `step` and `guidance`: the exported graph is the student, which takes both.
         """
         if step is None or guidance is None:
             raise ValueError("an engine holds the student: give it step and guidance, or use TorchParts for a teacher")
+        if negative is None or negative_length is None:
+            negative, negative_length = null_text(text, text_length)
         return self._graphs["trunk"](
             {
                 "z": _float(z),
@@ -93,6 +98,8 @@ class GraphEngine:
                 "text_length": np.ascontiguousarray(text_length, np.int64),
                 "step": _float(step),
                 "guidance": _float(guidance),
+                "negative": _float(negative),
+                "negative_length": np.ascontiguousarray(negative_length, np.int64),
             }
         )
 

@@ -77,11 +77,59 @@ def test_every_condition_matters(name: str) -> None:
     assert not torch.allclose(model(**given), before)
 
 
-def test_a_student_starts_as_its_teacher_bit_for_bit() -> None:
+NEGATIVE = {"negative": torch.randn(3, 4, 16), "negative_length": torch.tensor([0, 4, 2])}
+STEPS = {"step": torch.tensor([0.0, 0.25, 0.5]), "guidance": torch.tensor([1.0, 2.0, 4.0])}
+
+
+@pytest.mark.parametrize("negative", [{}, NEGATIVE])
+def test_a_student_starts_as_its_teacher_bit_for_bit(negative: dict[str, Tensor]) -> None:
     teacher, given = awake(), inputs()
     student = as_flow_map(teacher).eval()
-    step, guidance = torch.tensor([0.0, 0.25, 0.5]), torch.tensor([1.0, 2.0, 4.0])
-    assert torch.equal(student(**given, step=step, guidance=guidance), teacher(**given))
+    assert torch.equal(student(**given, **STEPS, **negative), teacher(**given))
+
+
+def test_a_student_starts_to_learn_every_input_of_its_own() -> None:
+    student = as_flow_map(awake())
+    student(**inputs(), **STEPS, **NEGATIVE).square().sum().backward()
+    assert student.negative_in is not None
+    for silent in (student.step_in, student.guidance_in):
+        assert silent is not None
+        assert silent.out.weight.grad.any()
+    assert student.negative_in.words_out.weight.grad.any()
+    assert student.negative_in.pooled_out.weight.grad.any()
+
+
+def test_a_negative_text_counts_by_its_words_its_length_and_the_guidance() -> None:
+    given = {**inputs(), **STEPS}
+    torch.manual_seed(0)
+    student = DiT(DiTConfig(**{**vars(CONFIG), "flow_map": True})).eval()
+    for parameter in student.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    without = student(**given)
+    led = student(**given, **NEGATIVE)
+    assert torch.equal(led[0], without[0])  # length 0, and so it is no text whatever the text
+    assert not torch.allclose(led[1], without[1])
+    assert not torch.allclose(led[2], without[2])
+    beyond = NEGATIVE["negative"].clone()
+    beyond[2, 2:] = 99.0
+    torch.testing.assert_close(student(**given, **{**NEGATIVE, "negative": beyond}), led)
+    unguided = {**given, "guidance": torch.ones(3)}
+    assert torch.equal(student(**unguided, **NEGATIVE), student(**unguided))
+
+
+def test_a_student_from_before_negative_texts_loads_and_is_not_led() -> None:
+    student = as_flow_map(awake()).eval()
+    weights = {name: value for name, value in student.state_dict().items() if not name.startswith("negative_in.")}
+    loaded = as_flow_map(DiT(CONFIG)).eval()
+    loaded.load_state_dict(weights)
+    assert torch.equal(loaded(**inputs(), **STEPS, **NEGATIVE), student(**inputs(), **STEPS))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        loaded.load_state_dict({})
+
+
+def test_a_teacher_takes_no_negative_text() -> None:
+    with pytest.raises(ValueError, match="forward of its own"):
+        awake()(**inputs(), **NEGATIVE)
 
 
 def test_a_student_asks_for_step_and_guidance() -> None:

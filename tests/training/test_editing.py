@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-import pytest
 
-from infra.errors import BackdropError
 from training import masks
 from training.editing import complete, composite, noise, to_float, to_uint8
 
@@ -22,9 +20,10 @@ class PlainParts:
     def encode(self, images: np.ndarray) -> np.ndarray:
         return images[:, :, ::4, ::4].astype(np.float32)
 
-    def velocity(self, z, t, masked, mask, text, text_length, step=None, guidance=None):  # type: ignore[no-untyped-def]
+    def velocity(self, z, t, masked, mask, text, text_length, *rest):  # type: ignore[no-untyped-def]
         given = {"t": t, "masked": masked, "mask": mask, "text_length": text_length}
-        self.calls.append({**given, **({} if step is None else {"step": step, "guidance": guidance})})
+        names = ("step", "guidance", "negative", "negative_length")
+        self.calls.append({**given, **(dict(zip(names, rest, strict=True)) if rest else {})})
         return (z - masked) / t[:, None, None, None]
 
     def decode(self, latent: np.ndarray) -> np.ndarray:
@@ -72,6 +71,7 @@ def test_a_student_takes_one_forward_a_step_with_guidance_as_an_input() -> None:
     assert len(parts.calls) == 4
     assert np.array_equal(parts.calls[0]["step"], np.full(3, 0.25, np.float32))
     assert np.array_equal(parts.calls[0]["guidance"], np.full(3, 3.0, np.float32))
+    assert not parts.calls[0]["negative_length"].any()
 
 
 def test_a_teacher_s_steps_lead_from_noise_to_data_in_any_number_and_with_any_shift() -> None:
@@ -104,8 +104,17 @@ def test_a_negative_text_takes_the_place_of_no_text() -> None:
     assert parts.embedded == [captions, ["blurred"] * 3]
     assert away["text_length"].all()
     assert np.array_equal(conditional["mask"], away["mask"])
-    with pytest.raises(BackdropError, match="student"):
-        complete(parts, images, product, captions, steps=1, guidance=2.0, seeds=[0], student=True, negative=captions)
+
+
+def test_a_student_s_negative_text_is_an_input() -> None:
+    images, product, captions = scene()
+    parts = PlainParts()
+    away = ["blurred"] * 3
+    complete(parts, images, product, captions, steps=2, guidance=2.0, seeds=range(3), student=True, negative=away)
+    assert parts.embedded == [captions, away]
+    assert len(parts.calls) == 2
+    assert all(call["negative_length"].all() for call in parts.calls)
+    assert parts.calls[0]["negative"].dtype == np.float32
 
 
 def test_a_negative_text_pushes_the_velocity_away_from_its_own() -> None:
@@ -113,7 +122,7 @@ def test_a_negative_text_pushes_the_velocity_away_from_its_own() -> None:
     near, far = (np.float32(value) for value in (0.1, 0.3))
 
     class TwoTexts(PlainParts):
-        def velocity(self, z, t, masked, mask, text, text_length, step=None, guidance=None):  # type: ignore[no-untyped-def]
+        def velocity(self, z, t, masked, mask, text, text_length, *rest):  # type: ignore[no-untyped-def]
             return np.full_like(z, near if text[0, 0, 0] == 1 else far)
 
         def embed(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models import fused
+from training.models.negative import NegativeText
 
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """Shape of the transformer. `flow_map` adds the student's step-size and guidance inputs."""
+    """Shape of the transformer. `flow_map` adds the student's inputs: step size, guidance, negative text."""
 
     latent_channels: int = 8
     width: int = 256
@@ -91,11 +92,13 @@ class DiT(nn.Module):
         self.time_in = ScalarEmbedder(width)
         self.step_in = ScalarEmbedder(width) if config.flow_map else None
         self.guidance_in = ScalarEmbedder(width) if config.flow_map else None
+        self.negative_in = NegativeText(width) if config.flow_map else None
         self.modulation = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(Block(width, config.heads, config.mlp_width) for _ in range(config.depth))
         self.final_modulation = nn.Linear(width, 2 * width)
         self.patch_out = nn.Linear(width, config.latent_channels * cell)
         self.reset_parameters()
+        self.register_load_state_dict_pre_hook(_silent_where_missing)
 
     def reset_parameters(self) -> None:
         """Xavier everywhere, zeros where a residual branch or the output must start silent."""
@@ -109,6 +112,8 @@ class DiT(nn.Module):
         for embedder in (self.step_in, self.guidance_in):
             if embedder is not None:
                 nn.init.zeros_(embedder.out.weight)
+        if self.negative_in is not None:
+            self.negative_in.silence()
 
     def forward(
         self,
@@ -120,21 +125,28 @@ class DiT(nn.Module):
         text_length: Tensor,  # (B,) int      0 = the learned null text
         step: Tensor | None = None,  # (B,)  flow map only: length of the step
         guidance: Tensor | None = None,  # (B,)  flow map only: guidance baked in
+        negative: Tensor | None = None,  # (B, L, E)  flow map only: text to lead away from
+        negative_length: Tensor | None = None,  # (B,) int  0 = none, as where `negative` is left out
         route: Route | None = None,  # tokens that leave some blocks out
         tap: Tap | None = None,  # keeps one block's hidden state
     ) -> Tensor:  # (B, C, h, w)
         height, width = z.shape[-2:]
-        dropped = (text_length == 0)[:, None, None]  # (B, 1, 1)
-        valid = torch.arange(text.shape[1], device=z.device) < text_length.clamp(min=1)[:, None]  # (B, L)
-        words = self.text_in(torch.where(dropped, self.null_text, text.to(z.dtype)))  # (B, L, D)
+        words, valid = self.read(text.to(z.dtype), text_length)  # (B, L, D), (B, L)
         share = valid / valid.sum(1, keepdim=True)  # (B, L)  averages the words that are there
         pooled = torch.einsum("bl,bld->bd", share.to(words.dtype), words)  # (B, D)
 
         c = self.time_in(t) + self.text_pooled(pooled)  # (B, D)
-        if self.step_in is not None and self.guidance_in is not None:
+        if self.step_in is not None and self.guidance_in is not None and self.negative_in is not None:
             if step is None or guidance is None:
                 raise ValueError("a flow map needs step and guidance")
             c = c + self.step_in(step) + self.guidance_in(guidance)  # (B, D)
+            if negative is not None and negative_length is not None:
+                away, seen = self.read(negative.to(z.dtype), negative_length)  # (B, L, D), (B, L)
+                strength = (guidance - 1) * (negative_length > 0).to(guidance.dtype)  # (B,)
+                words, led = self.negative_in(words, away, seen, strength)  # (B, L, D), (B, D)
+                c = c + led
+        elif negative is not None:
+            raise ValueError("a teacher's negative text is a forward of its own: give it as the text")
         c = F.silu(c)
         shared = self.modulation(c).unflatten(1, (6, -1))  # (B, 6, D)
 
@@ -157,6 +169,15 @@ class DiT(nn.Module):
         shift, scale = self.final_modulation(c).unflatten(1, (2, -1)).unbind(1)  # 2 × (B, D)
         x = self.patch_out(modulate(x, scale, shift))  # (B, N, C·patch²)
         return unpatchify(x, height, width, self.config.patch)  # (B, C, h, w)
+
+    def read(self, text: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """text (B, L, E) of `length` (B,) → words (B, L, D) and which of them are there (B, L), at least one.
+
+        Where the length is 0 every word is the learned null text, of which one is there.
+        """
+        dropped = (length == 0)[:, None, None]  # (B, 1, 1)
+        valid = torch.arange(text.shape[1], device=text.device) < length.clamp(min=1)[:, None]  # (B, L)
+        return self.text_in(torch.where(dropped, self.null_text, text)), valid
 
     @property
     def head_width(self) -> int:
@@ -303,3 +324,11 @@ def as_flow_map(teacher: DiT) -> DiT:
     student = DiT(DiTConfig(**{**vars(teacher.config), "flow_map": True}))
     student.load_state_dict(teacher.state_dict(), strict=False)
     return student
+
+
+def _silent_where_missing(model: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """A student that was distilled before there were negative texts has none of their weights: they stay silent."""
+    own = model.negative_in
+    if isinstance(own, NegativeText) and f"{prefix}time_in.out.weight" in weights:
+        for name, value in own.state_dict().items():
+            weights.setdefault(f"{prefix}negative_in.{name}", value)
