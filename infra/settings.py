@@ -56,6 +56,10 @@ class Settings(BaseModel):
     """The YAML file that describes the cluster (infra.jobs.kubernetes.settings)."""
     licence: str = "unspecified"
     """What is written down as the licence of pictures that do not bring their own."""
+    signing_key: str | None = None
+    """Where the private key lies that signs engines: env:NAME or file:/path. None: one of its own below `state`."""
+    trusted_keys: str | None = None
+    """Public keys whose signatures count, separated by commas. None: that of the signing key alone."""
 
     @field_validator("state", "config", "samples", "cluster", mode="after")
     @classmethod
