@@ -84,11 +84,12 @@ class Pictures:
         return [to_sample(row, self._size) for row in islice(rows, limit)]
 
     def photographs(self, limit: int) -> list[Sample]:
-        """Up to `limit` pictures that are not the catalogue's and have a confident mask: the smallest hashes of id.
+        """Up to `limit` held-out pictures that are not the catalogue's and have a confident mask: the smallest hashes.
 
         A hash spreads the choice over all deliveries and keeps it the same from run to run.
         """
-        rows = (row for row in self._rows(self._version.slices) if row["mask"] and not is_catalogue(row["attributes"]))
+        held_out = self._rows(self._version.of("holdout"))
+        rows = (row for row in held_out if row["mask"] and not is_catalogue(row["attributes"]))
         chosen = heapq.nsmallest(limit, rows, key=_spread)
         samples = [to_sample(row, self._size) for row in chosen]
         # A product that fills the crop leaves nothing to generate, an empty one nothing to keep.

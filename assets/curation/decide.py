@@ -97,7 +97,8 @@ def decide(spec: FilterSpec, catalog: Catalog, kind: str, progress: Progress) ->
     compared, section = kind != "sample", spec.config.embedder
     with catalog.deciding(spec.delivery) as connection:
         catalog.drop_exact(connection, spec.delivery, compared)
-        own = _candidates(catalog.candidates(connection, spec.delivery))
+        share = spec.config.holdout_share if compared else 0.0  # a catalogue brings held-out pictures of its own
+        own = _candidates(catalog.candidates(connection, spec.delivery), share)
         known = _known(catalog.known_hashes(connection, spec.delivery) if compared else iter(()))
         lookup = _Lookup(catalog, connection)
         matches = find_copies(own, known, spec, lookup, lambda n, of: progress("near duplicates", n, of, "groups"))
@@ -249,16 +250,21 @@ def _portions(ids: Iterable[str]) -> Iterator[list[str]]:
         yield some
 
 
-def _candidates(rows: Iterator[CandidateRow]) -> Candidates:
+def _candidates(rows: Iterator[CandidateRow], holdout_share: float) -> Candidates:
     table = np.fromiter(
-        ((row.image_id.encode(), row.sighting, row.phash, row.width * row.height, *_place(row)) for row in rows),
+        (
+            (row.image_id.encode(), row.sighting, row.phash, row.width * row.height, *placed(row, holdout_share))
+            for row in rows
+        ),
         dtype=[("id", "S64"), ("at", "i8"), ("hash", "u8"), ("pixels", "i8"), ("bucket", "u1"), ("held", "?")],
     )
     return Candidates(*(np.ascontiguousarray(table[name]) for name in ("id", "at", "hash", "pixels", "bucket", "held")))
 
 
-def _place(row: CandidateRow) -> tuple[int, bool]:
-    return BUCKETS.index(bucket_of(row.width, row.height)), row.split == "holdout"
+def placed(row: CandidateRow, holdout_share: float) -> tuple[int, bool]:
+    """Bucket, and whether nothing learns from it: the id, being a hash, spreads these evenly and keeps them so."""
+    held_out = row.split == "holdout" or int(row.image_id[:8], 16) < holdout_share * (1 << 32)
+    return BUCKETS.index(bucket_of(row.width, row.height)), held_out
 
 
 def _known(rows: Iterator[tuple[str, int, int]]) -> Known:

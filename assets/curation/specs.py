@@ -37,6 +37,9 @@ class CurationSection(BaseModel):
     filters: FilterSection = Field(default_factory=FilterSection, description="the filters and their thresholds")
     skip: tuple[str, ...] = Field((), description="filters that are not run, by name")
     audit: bool = Field(False, description="let every filter judge every picture, also those that one has dropped")
+    holdout_share: float = Field(
+        0.1, ge=0, lt=1, description="of a delivery's pictures, by their bytes: engines are judged by them, none learns"
+    )
     hash_distance: int = Field(12, ge=0, le=24, description="of 64 bits; pairs up to this far are looked at")
     residual: float = Field(24.0, gt=0, description="grey levels two aligned copies may differ by anywhere")
     embedder: EmbedderSection = Field(

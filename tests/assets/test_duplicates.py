@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from assets.curation.decide import Candidates, Known, bucket_of, find_copies
+from assets.curation.decide import Candidates, Known, bucket_of, find_copies, placed
 from assets.curation.duplicates import HashIndex, alike, components, fingerprint, residual, thumbnail
 from assets.curation.specs import FilterSpec
 from assets.sample_catalogue.renderer import render
+from infra.catalog.rows import CandidateRow
 from infra.files import sha256_bytes
 from infra.images import decode, encode_jpeg
 
@@ -187,3 +189,12 @@ def test_components() -> None:
 )
 def test_pictures_go_into_the_nearest_bucket(size: tuple[int, int], bucket: str) -> None:
     assert bucket_of(*size) == bucket
+
+
+def test_a_tenth_is_held_out_whatever_else_is_in_the_delivery() -> None:
+    rows = [CandidateRow(k, sha256_bytes(str(k).encode()), "train", 64, 64, 0) for k in range(2000)]
+    held_out = [row.image_id for row in rows if placed(row, 0.1)[1]]
+    assert 150 < len(held_out) < 250
+    assert [row.image_id for row in reversed(rows) if placed(row, 0.1)[1]] == held_out[::-1]
+    assert not any(placed(row, 0.0)[1] for row in rows)
+    assert placed(replace(rows[0], split="holdout"), 0.0)[1]
