@@ -4,6 +4,7 @@ from infra.catalog.checkpoints import Checkpoints
 from infra.catalog.deciding import Deciding
 from infra.catalog.embeddings import Embeddings
 from infra.catalog.intake import Intake
+from infra.catalog.ledger import Ledger
 from infra.catalog.lineage import Lineage
 from infra.catalog.reporting import Reporting
 from infra.catalog.scanning import Scanning
@@ -13,6 +14,6 @@ from infra.catalog.tracing import Tracing
 
 
 class Catalog(
-    Intake, Scanning, Embeddings, Deciding, Lineage, Takedowns, ShownPictures, Tracing, Reporting, Checkpoints
+    Intake, Scanning, Embeddings, Deciding, Lineage, Takedowns, ShownPictures, Tracing, Reporting, Checkpoints, Ledger
 ):
     """`Catalog(url)`; `.upgrade()` makes the tables."""

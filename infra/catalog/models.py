@@ -318,3 +318,36 @@ class ModelRecord(Base):
     dataset_version: Mapped[str] = mapped_column(ForeignKey("dataset_versions.version"), index=True)
     mlflow_run: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class LedgerRecord(Base):
+    """One entry of the promotion ledger. The database refuses to change or delete one (migration 0005).
+
+    An 'intent' is written before an alias is moved, and closed by the 'done' or 'abandoned' row whose `intent` it is.
+    'found': the alias had been moved by somebody else. `verified`: the actor has signed; otherwise it is only a name.
+    """
+
+    __tablename__ = "ledger"
+    __table_args__ = (
+        CheckConstraint(
+            "kind IN ('intent', 'done', 'abandoned', 'refused', 'found', 'approved', 'rejected')", name="kind"
+        ),
+        Index("ix_ledger_model_alias", "model", "alias", "id"),
+        # Two processes may both find a killed one's intent; only one of them closes it.
+        Index("uq_ledger_intent", "intent", unique=True, postgresql_where=text("intent IS NOT NULL")),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True)
+    kind: Mapped[str]
+    intent: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("ledger.id"))
+    model: Mapped[str]
+    alias: Mapped[str]
+    from_version: Mapped[str | None]
+    to_version: Mapped[str | None]
+    bundle: Mapped[str]
+    actor: Mapped[str]
+    verified: Mapped[bool]
+    reason: Mapped[str]
+    evidence: Mapped[dict[str, Any]]
+    run: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
