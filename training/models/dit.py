@@ -288,7 +288,7 @@ def patchify(x: Tensor, patch: int) -> Tensor:
 def unpatchify(x: Tensor, height: int, width: int, patch: int) -> Tensor:
     """(B, h·w / patch², C·patch²) → (B, C, h, w)."""
     x = x.unflatten(1, (height // patch, width // patch)).unflatten(3, (-1, patch, patch))
-    return x.permute(0, 3, 1, 4, 2, 5).reshape(x.shape[0], -1, height, width)
+    return x.permute(0, 3, 1, 4, 2, 5).reshape(x.shape[0], x.shape[3], height, width)
 
 
 def rotations(rows: int, columns: int, head_width: int, like: Tensor) -> Tensor:

@@ -240,13 +240,42 @@ class FinetuneSection(Section):
 
 
 class DistilSection(FlowSection):
-    """Interval splitting with an anchor on the guided teacher."""
+    """A student of few steps, anchored at the guided teacher."""
 
+    loss: Literal["split", "perflow"] = Field("split", description="what it is taught: see training.distillation")
     text_dropout: float = 0.0
-    student_steps: int = Field(4, ge=1, description="forwards per image at inference")
+    student_steps: int = Field(4, ge=1, description="forwards per image at inference, unless others are asked for")
+    other_steps: tuple[int, ...] = Field((8, 2, 1), description="forwards per image that the same weights learn")
+    other_share: float = Field(0.4, ge=0, lt=1, description="of the samples that are for those, in equal parts")
     guidance_low: float = Field(1.0, ge=0)
     guidance_high: float = Field(3.0, ge=0)
-    anchor_share: float = Field(0.25, gt=0, lt=1, description="share of a batch for the anchor")
+    negative_share: float = Field(0.25, ge=0, le=1, description="samples with a text to lead away from")
+    anchor_share: float = Field(
+        0.25, gt=0, lt=1, description="samples that are also a lesson of the teacher's velocity"
+    )
+
+    @model_validator(mode="after")
+    def _anchors_stand_at_the_default_s_samples(self) -> Self:
+        if any(steps < 1 for steps in self.other_steps):
+            raise ValueError(f"other_steps {self.other_steps} are forwards per image, each at least 1")
+        if self.anchor_share > self.shares[self.student_steps]:
+            raise ValueError(
+                f"anchor_share {self.anchor_share} is a part of the {self.shares[self.student_steps]:.2f} of the "
+                "samples that are for student_steps: lower it, or other_share"
+            )
+        return self
+
+    @property
+    def shares(self) -> dict[int, float]:
+        """Forwards per image → share of the samples; the default first, then the more, then the fewer."""
+        others = sorted({*self.other_steps} - {self.student_steps}, reverse=True)
+        each = self.other_share / len(others) if others else 0.0
+        return {self.student_steps: 1 - each * len(others), **dict.fromkeys(others, each)}
+
+    @property
+    def taught_share(self) -> float:
+        """Share of the samples whose budget is the default's or more."""
+        return sum(share for steps, share in self.shares.items() if steps >= self.student_steps)
 
 
 class PersonaliseStageSection(FlowSection):

@@ -127,7 +127,7 @@ def result_of(
     for name, stage in stages.items():
         prefix = f"{name}_" if len(stages) > 1 else ""
         metadata.update({f"{prefix}{key}": value for key, value in stage.metadata.items()})
-    names = [name for name in ("loss", "alignment", "anchor", "split") if curve and name in curve[0]]
+    names = [name for name in ("loss", "alignment", "anchor", "split", "own", "window") if curve and name in curve[0]]
     result = JobResult(
         metadata=metadata,
         files={"curve": job.put_json("curve", curve)},
