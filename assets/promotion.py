@@ -1,11 +1,23 @@
-"""promotion: the engine becomes the challenger, and the champion when its checks pass."""
+"""promotion: the engine becomes the challenger, and the champion when its checks, the gate and the policy agree."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from assets.line import Line
-from assets.stage import commit_result, upstream_of
+from assets.stage import Upstream, commit_result, latest_metadata, upstream_of
 from assets.versions import data_version
-from infra.jobs.spec import JobResult
+from infra.errors import BackdropError, ServiceError
+from infra.jobs.spec import Check, JobResult
+
+if TYPE_CHECKING:
+    from deploy.registry import Registry
+    from infra.catalog.ledger import Entry
+
+AS_RECORDED, HUMAN_APPROVAL = "alias_as_recorded", "human_approval"
+LINE = "the line"
+"""The actor where no human asked."""
 
 
 @dg.asset(
@@ -13,28 +25,103 @@ from infra.jobs.spec import JobResult
     group_name="shipping",
     kinds={"mlflow"},
     owners=["team:serving"],
+    check_specs=[dg.AssetCheckSpec(AS_RECORDED, asset="promotion", description="no alias was moved by hand")],
+    # A yes to the newest engine is what the promotion may be waiting for. The sensor that acts on it is off by default.
+    automation_condition=dg.AutomationCondition.any_deps_match(
+        dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_passed().newly_true())
+    ).since_last_handled(),
 )
 def promotion(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
-    """Moves the aliases `@challenger` and `@champion` in the model registry."""
-    from deploy.registry import REGISTERED_NAMES, Registry
+    """Moves the aliases `@challenger`, `@champion` and `@previous` in the model registry, and writes down why."""
+    from deploy.promotion import reconcile
+    from deploy.registry import CHALLENGER, CHAMPION, PREVIOUS, REGISTERED_NAMES, Registry
 
     engine = upstream_of(context, line, "tensorrt_engine")
     report = upstream_of(context, line, "evaluation_report")
-    bundle = str(engine.result.data["engine"])
-    failed = sorted(check.name for check in report.result.checks if not check.passed and check.severity == "error")
-    name = REGISTERED_NAMES["tensorrt_engine"]
+    name, bundle = REGISTERED_NAMES["tensorrt_engine"], str(engine.result.data["engine"])
     registry = Registry(str(line.settings.mlflow_uri))
-    outcome = registry.promote(name, bundle, checks_passed=not failed)
+    found = registry.find(name, bundle)
+    if found is None:
+        raise BackdropError(
+            f"No version of {name} holds bundle {bundle[:12]}….", "Materialise tensorrt_engine, which registers it."
+        )
+    registry.set_alias(name, CHALLENGER, found.version)
+    noticed = reconcile(registry, line.catalog, name)
+    failed = sorted(check.name for check in report.result.checks if not check.passed and check.severity == "error")
+    why = f"failed {', '.join(failed)}" if failed else ""
+    if not why:
+        why = _promote(line, registry, found.version, report, context.run.run_id)
+    aliases = registry.aliases(name)
     version = data_version(
-        "deploy.registry", upstream={"engine": engine.data_version, "report": report.data_version}, config={}
+        "deploy.promotion", upstream={"engine": engine.data_version, "report": report.data_version}, config={}
     )
     result = JobResult(
         metadata={
             "model": name,
-            "model_version": outcome.version,
-            "champion": outcome.champion,
+            "model_version": found.version,
+            "champion": aliases.get(CHAMPION, "none"),
+            "previous": aliases.get(PREVIOUS, "none"),
+            "outcome": why or "champion",
             "failed_checks": ", ".join(failed) or "none",
         },
-        data={"version": outcome.version, "promoted": not failed},
+        data={"version": found.version, "promoted": aliases.get(CHAMPION) == found.version},
+        checks=[_as_recorded(noticed)],
     )
     return commit_result(context, line, "promotion", version, result)
+
+
+@dg.asset_check(asset="tensorrt_engine", name=HUMAN_APPROVAL, description="a human has said yes to this very engine")
+def human_approval(context: dg.AssetCheckExecutionContext, line: dg.ResourceParam[Line]) -> dg.AssetCheckResult:
+    """Another checkpoint is another engine: it needs a yes of its own. Where no policy asks for one, it only warns."""
+    from deploy.registry import REGISTERED_NAMES
+
+    made = latest_metadata(context.instance, "tensorrt_engine")
+    if made is None or not line.store.exists(str(made["result"])):
+        return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, metadata={"note": "no engine"})
+    bundle = JobResult.model_validate_json(line.store.get(str(made["result"]))).data["engine"]
+    judged = line.catalog.judgement(REGISTERED_NAMES["tensorrt_engine"], str(bundle))
+    return dg.AssetCheckResult(
+        passed=judged is not None and judged.kind == "approved",
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=judgement_metadata(judged) | {"policy": line.settings.approval},
+    )
+
+
+def judgement_metadata(judged: "Entry | None") -> dict[str, Any]:
+    """What a check's page says of an approval or a rejection."""
+    if judged is None:
+        return {"note": "nobody has judged this engine: `backdrop approve`"}
+    return {"judged": judged.kind, "by": judged.who, "reason": judged.reason, "ledger_row": judged.id}
+
+
+def _promote(line: Line, registry: "Registry", version: str, report: Upstream, run: str) -> str:
+    """Why the version is not champion; empty when it is."""
+    from deploy.promotion import Actor, Request, promote
+    from deploy.registry import CHAMPION, REGISTERED_NAMES
+
+    name, found = REGISTERED_NAMES["tensorrt_engine"], report.result.data
+    decision: Mapping[str, Any] | None = found.get("decision")
+    champion = registry.aliases(name).get(CHAMPION)
+    if champion == version:
+        return ""
+    if decision is not None and not decision["promote"]:
+        return str(decision["reason"])
+    judged = registry.find(name, found["champion"]) if found.get("champion") else None
+    request = Request(
+        name, version, Actor(LINE), decision["reason"] if decision else "the first champion: its checks have passed",
+        evidence={"report": report.result_key, **({"gate": decision["evidence"]} if decision else {})}, run=run,
+        against=judged.version if judged else "none", approval=line.settings.approval == "required",
+    )  # fmt: skip
+    try:
+        promote(registry, line.catalog, request)
+    except ServiceError:
+        raise
+    except BackdropError as error:  # it is in the ledger, and the champion stays
+        return str(error.what)
+    return ""
+
+
+def _as_recorded(noticed: "list[Entry]") -> Check:
+    moved = [entry for entry in noticed if entry.kind == "found"]
+    said = [f"from {entry.from_version or 'none'} to {entry.to_version or 'none'}" for entry in moved]
+    return Check(name=AS_RECORDED, passed=not moved, severity="warn", metadata={"moved": "; ".join(said) or "none"})

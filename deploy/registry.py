@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from infra.errors import BackdropError, nearest
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 SCHEME = "backdrop"
 BUNDLE_TAG = "backdrop.bundle"
 TAINT_TAG = "backdrop.tainted"
-CHALLENGER, CHAMPION = "challenger", "champion"
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
 #: What a stage makes → the name it is registered under.
 REGISTERED_NAMES = {
@@ -39,19 +39,12 @@ REGISTERED_NAMES = {
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One registered version: its number in the registry and the bundle it stands for."""
+    """One registered version: its number in the registry, the bundle it stands for, and its tags."""
 
     name: str
     version: str
     bundle: str
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """Where the aliases stand afterwards: `version` is the challenger, `champion` a version or "none"."""
-
-    version: str
-    champion: str
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def source_of(bundle: str) -> str:
@@ -133,51 +126,55 @@ class Registry:
             tagged.append(str(version.version))
         return sorted(tagged, key=int)
 
-    def aliases(self, name: str) -> list[str]:
-        """The aliases that are set of `name`."""
+    def aliases(self, name: str) -> dict[str, str]:
+        """Alias → version of `name`, as they are set: also of a version that is gone. Empty for an unknown model."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return sorted(self._client().get_registered_model(name).aliases)
+            found = self._client().get_registered_model(name).aliases
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return []
+                return {}
             raise
+        return {alias: str(found[alias]) for alias in sorted(found)}
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
-        """Point `alias` of `name` at `version`."""
+        """Point `alias` of `name` at `version`. The champion's is moved by `deploy.promotion` alone."""
         self._client().set_registered_model_alias(name, alias, version)
 
+    def drop_alias(self, name: str, alias: str) -> None:
+        """Unset `alias` of `name`; nothing happens where it is not set."""
+        self._client().delete_registered_model_alias(name, alias)
+
     def get_alias(self, name: str, alias: str) -> ModelVersion | None:
-        """The version that `alias` points at, or None where nobody set it."""
+        """The version that `alias` points at, or None where nobody set it. Raises BackdropError where it is gone."""
+        version = self.aliases(name).get(alias)
+        return None if version is None else self.version(name, version, f"{name}@{alias} points at version {version}")
+
+    def version(self, name: str, version: str, who: str = "") -> ModelVersion:
+        """A version by its number; raises BackdropError for one that there is not (any more)."""
         from mlflow.exceptions import MlflowException
 
         try:
-            found = self._client().get_model_version_by_alias(name, alias)
+            found = self._client().get_model_version(name, version)
         except MlflowException as error:
-            # An unset alias is INVALID_PARAMETER_VALUE in MLflow 3, an unknown model RESOURCE_DOES_NOT_EXIST.
-            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-                return None
-            raise
-        return ModelVersion(name, str(found.version), bundle_of(found.source or ""))
-
-    def promote(self, name: str, bundle: str, checks_passed: bool) -> Promotion:
-        """Make the version that holds `bundle` the challenger, and the champion too when its checks passed.
-
-        Raises BackdropError when `bundle` was never registered under `name`.
-        """
-        found = self.find(name, bundle)
-        if found is None:
+            if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                raise
             raise BackdropError(
-                f"No version of {name} holds bundle {bundle[:12]}….", "Materialise tensorrt_engine, which registers it."
-            )
-        self.set_alias(name, CHALLENGER, found.version)
-        if checks_passed:
-            self.set_alias(name, CHAMPION, found.version)
-        champion = self.get_alias(name, CHAMPION)
-        outcome = Promotion(found.version, champion.version if champion else "none")
-        log.info("%s: @challenger is version %s, @champion is %s", name, outcome.version, outcome.champion)
-        return outcome
+                f"{who}, which is gone." if who else f"There is no version {version} of {name}.",
+                f"`backdrop history --model {name}` lists the versions that were champion; promote one that is there.",
+            ) from None
+        return ModelVersion(name, str(found.version), bundle_of(found.source or ""), dict(found.tags))
+
+    def tag(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a version."""
+        client = self._client()
+        for key, value in tags.items():
+            client.set_model_version_tag(name, version, key, value)
+
+    def describe(self, name: str, version: str, text: str) -> None:
+        """Set a version's description, which MLflow's page shows as Markdown."""
+        self._client().update_model_version(name, version, text)
 
 
 def _known(name: str) -> None:

@@ -60,6 +60,12 @@ class Settings(BaseModel):
     """Where the private key lies that signs engines: env:NAME or file:/path. None: one of its own below `state`."""
     trusted_keys: str | None = None
     """Public keys whose signatures count, separated by commas. None: that of the signing key alone."""
+    approval: Literal["none", "required"] = "none"
+    """Whether a version needs a human's approval before the line makes it champion."""
+    approvers: str | None = None
+    """Who may approve, promote, reject and roll back: name=public key, separated by commas. None: everybody."""
+    approver_key: str | None = None
+    """Where your own private key lies, for commands that have to be signed: env:NAME or file:/path."""
 
     @field_validator("state", "config", "samples", "cluster", mode="after")
     @classmethod

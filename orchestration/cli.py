@@ -120,6 +120,100 @@ def quarantine(
     answers.quarantine(Settings.load(), console, delivery, retry)
 
 
+_MODEL = typer.Option(help="A registered model.")
+_VERSION = typer.Argument(help="Its version; none means @challenger.")
+_REASON = typer.Option(help="Why; it is written into the ledger.")
+_ACTOR = typer.Option(help="Who asks; the name of the login without it.")
+_KEY = typer.Option(help="Your private key, where the approvers have to sign: env:NAME or file:/path.")
+_TOKEN = typer.Option(help="What `backdrop sign` has made elsewhere.")
+
+
+@app.command()
+def promote(
+    version: Annotated[str, _VERSION] = "",
+    reason: Annotated[str, _REASON] = "",
+    model: Annotated[str, _MODEL] = "backdrop-engine",
+    actor: Annotated[str, _ACTOR] = "",
+    key: Annotated[str, _KEY] = "",
+    token: Annotated[str, _TOKEN] = "",
+) -> None:
+    """Make a version champion. Example: backdrop promote 4 --reason "the cups are fine" """
+    _promoting("promote", model, version, None, reason, actor, key, token)
+
+
+@app.command()
+def approve(
+    version: Annotated[str, _VERSION] = "",
+    reason: Annotated[str, _REASON] = "",
+    model: Annotated[str, _MODEL] = "backdrop-engine",
+    actor: Annotated[str, _ACTOR] = "",
+    key: Annotated[str, _KEY] = "",
+    token: Annotated[str, _TOKEN] = "",
+) -> None:
+    """Say yes to a version, where the policy asks for it. Example: backdrop approve 4 --reason "looked at 50" """
+    _promoting("approve", model, version, None, reason, actor, key, token)
+
+
+@app.command()
+def reject(
+    reason: Annotated[str, _REASON],
+    version: Annotated[str, _VERSION] = "",
+    model: Annotated[str, _MODEL] = "backdrop-engine",
+    actor: Annotated[str, _ACTOR] = "",
+    key: Annotated[str, _KEY] = "",
+    token: Annotated[str, _TOKEN] = "",
+) -> None:
+    """Say no to a version. Example: backdrop reject 4 --reason "it paints cups twice" """
+    _promoting("reject", model, version, None, reason, actor, key, token)
+
+
+@app.command()
+def rollback(
+    row: Annotated[int | None, typer.Option(help="A row of the ledger; without it the champion before.")] = None,
+    reason: Annotated[str, _REASON] = "",
+    model: Annotated[str, _MODEL] = "backdrop-engine",
+    actor: Annotated[str, _ACTOR] = "",
+    key: Annotated[str, _KEY] = "",
+    token: Annotated[str, _TOKEN] = "",
+) -> None:
+    """Make an earlier champion champion again; nothing is rebuilt. Example: backdrop rollback --reason "it is slow" """
+    _promoting("rollback", model, "", row, reason, actor, key, token)
+
+
+@app.command()
+def history(
+    model: Annotated[str, _MODEL] = "backdrop-engine",
+    limit: Annotated[int, typer.Option(help="How many rows.")] = 30,
+) -> None:
+    """Who was champion when, and why. Example: backdrop history --limit 10"""
+    from orchestration.promoting import show_history
+
+    show_history(Settings.load(), console, model, limit)
+
+
+@app.command()
+def sign(
+    action: Annotated[str, typer.Argument(help="promote, approve, reject or rollback.")],
+    version: Annotated[str, _VERSION] = "",
+    row: Annotated[int | None, typer.Option(help="For a rollback: a row of the ledger.")] = None,
+    model: Annotated[str, _MODEL] = "backdrop-engine",
+    actor: Annotated[str, _ACTOR] = "",
+    key: Annotated[str, _KEY] = "",
+) -> None:
+    """Print your public key, and a token to paste into a Dagster job. Example: backdrop sign approve 4"""
+    from orchestration.promoting import Command, show_token
+
+    show_token(Settings.load(), console, Command(action, model, version, row, "", actor, key))
+
+
+def _promoting(
+    action: str, model: str, version: str, row: int | None, reason: str, actor: str, key: str, token: str
+) -> None:
+    from orchestration.promoting import Command, run_command
+
+    run_command(Settings.load(), console, Command(action, model, version, row, reason, actor, key, token))
+
+
 @jobs.command()
 def reap() -> None:
     """Delete the Jobs that no run wants any more. Example: backdrop jobs reap"""

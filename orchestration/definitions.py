@@ -13,7 +13,7 @@ from assets.latent_shards import latent_shards
 from assets.line import Line
 from assets.personalized_model import personalized_model
 from assets.pretrained_dit import pretrained_dit
-from assets.promotion import promotion
+from assets.promotion import human_approval, promotion
 from assets.raw_images import raw_images
 from assets.tensorrt_engine import tensorrt_engine
 from assets.training_set import training_set
@@ -25,6 +25,7 @@ from orchestration.automation import (
     training_set_job,
     watch_deliveries,
 )
+from orchestration.promotion_jobs import PROMOTION_JOBS, promote_when_approved
 from orchestration.reaping import job_reaper
 
 #: In lineage order.
@@ -45,9 +46,10 @@ LINEAGE = [
 
 defs = dg.Definitions(
     assets=LINEAGE,
-    jobs=[ingest_job, retrain_job, training_set_job, personalise_job],
+    asset_checks=[human_approval],
+    jobs=[ingest_job, retrain_job, training_set_job, personalise_job, *PROMOTION_JOBS],
     schedules=[nightly_retraining],
-    sensors=[watch_deliveries, job_reaper],
+    sensors=[watch_deliveries, job_reaper, promote_when_approved],
     resources={"line": Line()},
     # The stages follow one another and each wants the whole machine: a process per step would only add imports.
     executor=dg.in_process_executor,

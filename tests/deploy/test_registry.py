@@ -36,18 +36,6 @@ def test_the_same_bundle_is_one_version(registry: Registry) -> None:
     assert registry.get_alias(NAME, "champion") is None
 
 
-def test_promotion_moves_the_champion_only_with_its_checks(registry: Registry) -> None:
-    first, second = registry.register(NAME, "1a" * 32), registry.register(NAME, "2b" * 32)
-    assert registry.promote(NAME, "1a" * 32, checks_passed=True).champion == first
-    outcome = registry.promote(NAME, "2b" * 32, checks_passed=False)
-    assert (outcome.version, outcome.champion) == (second, first)
-    challenger = registry.get_alias(NAME, "challenger")
-    assert challenger is not None
-    assert challenger.bundle == "2b" * 32
-    with pytest.raises(BackdropError, match="No version"):
-        registry.promote(NAME, "3c" * 32, checks_passed=True)
-
-
 def test_a_tainted_version_names_every_takedown_once(registry: Registry) -> None:
     version = registry.register(NAME, "5d" * 32)
     other = registry.register(NAME, "6e" * 32)
@@ -58,7 +46,10 @@ def test_a_tainted_version_names_every_takedown_once(registry: Registry) -> None
     assert tags["backdrop.tainted"] == "takedown 1: asked to; takedown 2: licence"
     assert "backdrop.tainted" not in registry._client().get_model_version(NAME, other).tags
     registry.set_alias(NAME, "shown", version)
-    assert "shown" in registry.aliases(NAME)
+    assert registry.aliases(NAME) == {"shown": version}
+    assert registry.aliases("backdrop-autoencoder") == {}
+    with pytest.raises(BackdropError, match="There is no version 99"):
+        registry.version(NAME, "99")
 
 
 def test_what_is_made_from_a_tainted_model_is_reached_too(tmp_path: Path) -> None:
@@ -100,8 +91,7 @@ def test_an_alias_downloads_the_verified_bundle(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
     # What MLflow does itself with the entry point of an installed Backdrop.
     monkeypatch.setitem(_artifact_repository_registry._registry, "backdrop", BackdropArtifactRepository)
-    registry.register(NAME, bundle)
-    registry.promote(NAME, bundle, checks_passed=True)
+    registry.set_alias(NAME, "champion", registry.register(NAME, bundle))
 
     uri = f"models:/{NAME}@champion"
     folder = Path(mlflow.artifacts.download_artifacts(uri))

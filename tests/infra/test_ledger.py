@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
@@ -29,19 +30,9 @@ def entry(kind: str, **fields: object) -> Entry:
 
 
 def test_rows_come_back_as_they_went_in(catalog: Catalog) -> None:
-    written = catalog.add_entry(
-        entry(
-            DONE,
-            from_version="1",
-            to_version="2",
-            bundle="ab",
-            actor="anna",
-            verified=True,
-            reason="better",
-            evidence={"p": 0.01, "worst": float("nan"), "rows": [{"low": float("-inf")}]},
-            run="run-1",
-        )  # fmt: skip
-    )
+    evidence = {"p": 0.01, "worst": float("nan"), "rows": [{"low": float("-inf")}]}
+    given = entry(DONE, from_version="1", to_version="2", bundle="ab", reason="better", evidence=evidence, run="run-1")
+    written = catalog.add_entry(replace(given, actor="anna", verified=True))
     assert written.id > 0
     assert written.at is not None
     assert written.evidence == {"p": 0.01, "worst": None, "rows": [{"low": None}]}

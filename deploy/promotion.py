@@ -1,0 +1,294 @@
+"""Promotion: the champion's alias is moved under a lock, after an intent and before the row that says it is done.
+
+    lock ─► what moved meanwhile? ─► reconcile ─► objections? ─► intent ─► @champion ─► @previous ─► tags ─► done
+
+MLflow's aliases are last-write-wins and remember nothing, so the ledger in the catalog is the record. A process that is
+killed between any two steps leaves an intent, which the next command closes by looking at the alias. Everything here is
+used alike by the command line, the Dagster jobs and the asset `promotion`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from deploy.registry import CHALLENGER, CHAMPION, PREVIOUS, TAINT_TAG, ModelVersion, Registry
+from infra.catalog.catalog import Catalog
+from infra.catalog.ledger import (
+    ABANDONED,
+    APPROVED,
+    DONE,
+    FOUND,
+    INTENT,
+    REFUSED,
+    REJECTED,
+    Entry,
+)
+from infra.errors import BackdropError, ServiceError
+
+log = logging.getLogger(__name__)
+
+NOBODY = "unknown"
+"""The actor of what happened outside the ledger."""
+
+_TAG_LENGTH = 5000  # MLflow takes no longer ones
+_READ_SECONDS = 2.0  # that a command which only reads waits for a promotion under way
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who asks. `verified`: with a signature that was checked, which is `token` (kept in the ledger)."""
+
+    name: str
+    verified: bool = False
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a version, by whom and why.
+
+    `against`: the champion that the evidence compares with ("none" where there was none); without it, the one that was
+    champion when the request came in. `approval`: whether a policy asks for a human's.
+    """
+
+    model: str
+    version: str
+    actor: Actor
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    run: str = ""
+    against: str | None = None
+    approval: bool = False
+
+    def entry(self, kind: str, bundle: str, alias: str = CHAMPION, before: str | None = None) -> Entry:
+        """A row of the ledger that says so."""
+        evidence = {**self.evidence, **({"token": self.actor.token} if self.actor.token else {})}
+        return Entry(
+            kind, self.model, alias, before, self.version, bundle, self.actor.name, self.actor.verified, self.reason,
+            evidence, self.run,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where the aliases stand. `entry`: the row that says so, None where the version was champion all along.
+
+    `noticed`: what the ledger did not know before: an alias moved by hand, a promotion that was killed.
+    """
+
+    champion: str
+    previous: str | None
+    entry: Entry | None
+    noticed: tuple[Entry, ...] = ()
+
+
+def promote(registry: Registry, catalog: Catalog, request: Request) -> Outcome:
+    """Makes a version champion. Raises BackdropError, with a row in the ledger, when it may not be; the champion stays.
+
+    Two at once: one waits for the other, then sees that the champion is no longer the one it meant to replace.
+    """
+    model = request.model
+    before = catalog.settled(model, CHAMPION)
+    seen = before[0].id if before else 0
+    target = registry.version(model, request.version)
+    with catalog.alias_lock(model, CHAMPION):
+        meanwhile = catalog.settled(model, CHAMPION, since=seen)
+        noticed = tuple(_reconcile(registry, catalog, model))
+        aliases = registry.aliases(model)
+        current = aliases.get(CHAMPION)
+        if current == target.version:
+            return Outcome(current, aliases.get(PREVIOUS), None, noticed)
+        objection = _raced(request, meanwhile, current) or _unfit(catalog, target, request)
+        if objection is not None:
+            catalog.add_entry(replace(request.entry(REFUSED, target.bundle, before=current), reason=objection.what))
+            raise objection
+        done = _move(registry, catalog, request, target, current)
+    log.info("%s@%s is version %s now (it was %s)", model, CHAMPION, done.to_version, current or "not set")
+    return Outcome(target.version, done.from_version, done, noticed)
+
+
+def rollback(registry: Registry, catalog: Catalog, request: Request, to: Entry) -> Outcome:
+    """Makes the version of a ledger's row champion again: nothing is rebuilt, and it was approved when it was new."""
+    evidence = {**request.evidence, "rollback_to": to.id}
+    return promote(registry, catalog, replace(request, version=str(to.to_version), evidence=evidence, approval=False))
+
+
+def rollback_row(catalog: Catalog, model: str, row: int | None = None) -> Entry:
+    """The row that a rollback goes back to: the one of this number, or the last other champion before this one's row.
+
+    A rollback that follows a rollback goes on back from there, and never forth to what was rolled back.
+    """
+    rows = catalog.settled(model, CHAMPION)
+    by_id = {entry.id: entry for entry in rows}
+    if row is not None:
+        found = by_id.get(row)
+        if found is None or found.to_version is None:
+            raise BackdropError(
+                f"Row {row} of the ledger is none that made a version of {model} champion.",
+                f"Rows that are: {', '.join(str(one.id) for one in rows if one.to_version) or 'none'}.",
+            )
+        return found
+    if rows:
+        now = base = rows[0]
+        while (earlier := by_id.get(base.evidence.get("rollback_to", -1))) is not None:
+            base = earlier
+        for one in rows:
+            if one.id < base.id and one.to_version not in (None, now.to_version):
+                return one
+    raise BackdropError(
+        f"{model} has had no other champion to go back to.", f"`backdrop history --model {model}` lists its champions."
+    )
+
+
+def reject(registry: Registry, catalog: Catalog, request: Request) -> Entry:
+    """Says no to a version: it is challenger no longer, and is not promoted unless it is approved later."""
+    return _judge(registry, catalog, request, REJECTED)
+
+
+def approve(registry: Registry, catalog: Catalog, request: Request) -> Entry:
+    """A human's yes to the bundle that a version holds: another checkpoint is another bundle, and needs its own."""
+    return _judge(registry, catalog, request, APPROVED)
+
+
+def history(registry: Registry, catalog: Catalog, model: str, limit: int | None = None) -> list[Entry]:
+    """The model's rows of the ledger, newest first, after what it did not know was written down."""
+    reconcile(registry, catalog, model)
+    return catalog.entries(model, limit=limit)
+
+
+def reconcile(registry: Registry, catalog: Catalog, model: str) -> list[Entry]:
+    """Makes ledger and alias agree; the rows that this took. A promotion under way does so itself."""
+    try:
+        with catalog.alias_lock(model, CHAMPION, _READ_SECONDS):
+            return _reconcile(registry, catalog, model)
+    except ServiceError:
+        if not catalog.open_intents(model, CHAMPION):
+            raise
+        log.info("a promotion of %s is under way", model)
+        return []
+
+
+def is_approved(catalog: Catalog, model: str, bundle: str) -> bool:
+    """Whether the newest judgement of a bundle is a yes."""
+    judged = catalog.judgement(model, bundle)
+    return judged is not None and judged.kind == APPROVED
+
+
+def _raced(request: Request, meanwhile: list[Entry], current: str | None) -> BackdropError | None:
+    """Compare and set: the champion has to be the one that the request means to replace."""
+    where, remedy = f"{request.model}@{CHAMPION}", "Judge again against the champion of now."
+    if request.against is not None:
+        if request.against == (current or "none"):
+            return None
+        return BackdropError(
+            f"{where} is version {current or 'none'}, the evidence compares with {request.against}.", remedy
+        )
+    if meanwhile:
+        other = meanwhile[0]
+        return BackdropError(f"{where} was moved to version {other.to_version} by {other.who} meanwhile.", remedy)
+    return None
+
+
+def _unfit(catalog: Catalog, target: ModelVersion, request: Request) -> BackdropError | None:
+    """What speaks against this version whoever is champion."""
+    name = f"Version {target.version} of {target.name}"
+    if tainted := target.tags.get(TAINT_TAG):
+        return BackdropError(f"{name} is tainted ({tainted}).", "Promote one that was trained without those images.")
+    judged = catalog.judgement(target.name, target.bundle)
+    if judged is not None and judged.kind == REJECTED:
+        return BackdropError(
+            f"{name} was rejected by {judged.who}: {judged.reason}",
+            f"`backdrop approve {target.version}` overrules it, or promote another.",
+        )
+    if request.approval and judged is None:
+        return BackdropError(f"{name} waits for approval.", f"`backdrop approve {target.version}`, then promote it.")
+    return None
+
+
+def _move(registry: Registry, catalog: Catalog, request: Request, target: ModelVersion, current: str | None) -> Entry:
+    """From the intent to the row that says it is done; under the lock."""
+    model = request.model
+    intent = catalog.add_entry(request.entry(INTENT, target.bundle, before=current))
+    if registry.aliases(model).get(CHAMPION) == current:
+        registry.set_alias(model, CHAMPION, target.version)
+        _keep_previous(registry, model, current)
+        _tag(registry, intent)
+    if registry.aliases(model).get(CHAMPION) != target.version:
+        _reconcile(registry, catalog, model)  # closes the intent, and writes down who came between
+        raise BackdropError(
+            f"{model}@{CHAMPION} was moved by hand while it was promoted.", "Look at `backdrop history`, then decide."
+        )
+    return _close(catalog, intent, DONE)
+
+
+def _reconcile(registry: Registry, catalog: Catalog, model: str) -> list[Entry]:
+    """Under the lock: closes what a killed process left, and writes down where somebody else put the alias."""
+    written = []
+    aliases = registry.aliases(model)
+    current = aliases.get(CHAMPION)
+    for intent in catalog.open_intents(model, CHAMPION):
+        moved = current == intent.to_version
+        if moved:
+            _tag(registry, intent)
+        written.append(_close(catalog, intent, DONE if moved else ABANDONED))
+        log.warning("a promotion of %s to version %s was killed: %s", model, intent.to_version, written[-1].kind)
+    settled = catalog.settled(model, CHAMPION)
+    known = settled[0].to_version if settled else None
+    if current != known:
+        found = Entry(
+            FOUND, model, CHAMPION, known, current, _bundle(registry, model, current), NOBODY,
+            reason="the alias was moved outside the ledger" if settled else "the alias was set before the ledger began",
+        )  # fmt: skip
+        settled.insert(0, catalog.add_entry(found))
+        written.append(settled[0])
+        log.warning("%s@%s was moved by hand: from %s to %s", model, CHAMPION, known or "none", current or "none")
+    if settled and aliases.get(PREVIOUS) != settled[0].from_version:
+        _keep_previous(registry, model, settled[0].from_version)
+    return written
+
+
+def _close(catalog: Catalog, intent: Entry, kind: str) -> Entry:
+    return catalog.add_entry(replace(intent, kind=kind, intent=intent.id))
+
+
+def _keep_previous(registry: Registry, model: str, version: str | None) -> None:
+    """@previous is the champion before this one; unset where there was none, or it has been deleted since."""
+    if version is not None and _bundle(registry, model, version):
+        registry.set_alias(model, PREVIOUS, version)
+    elif PREVIOUS in registry.aliases(model):
+        registry.drop_alias(model, PREVIOUS)
+
+
+def _tag(registry: Registry, intent: Entry) -> None:
+    """For those who only look at MLflow's page; the ledger is the record."""
+    at = (intent.at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds")
+    tags = {"backdrop.promoted_at": at, "backdrop.promoted_by": intent.who, "backdrop.ledger_row": str(intent.id)}
+    registry.tag(intent.model, str(intent.to_version), tags)
+
+
+def _judge(registry: Registry, catalog: Catalog, request: Request, kind: str) -> Entry:
+    target = registry.version(request.model, request.version)
+    aliases = registry.aliases(request.model)
+    if kind == REJECTED and aliases.get(CHAMPION) == target.version:
+        raise BackdropError(
+            f"Version {target.version} is the champion of {request.model}.", "`backdrop rollback` replaces it first."
+        )
+    written = catalog.add_entry(request.entry(kind, target.bundle, CHALLENGER))
+    if kind == REJECTED and aliases.get(CHALLENGER) == target.version:
+        registry.drop_alias(request.model, CHALLENGER)
+    registry.tag(
+        request.model, target.version, {"backdrop.judged": f"{kind} by {written.who}: {written.reason}"[:5000]}
+    )
+    return written
+
+
+def _bundle(registry: Registry, model: str, version: str | None) -> str:
+    """What a version holds; empty where it is gone."""
+    try:
+        return registry.version(model, version).bundle if version is not None else ""
+    except BackdropError:
+        return ""

@@ -1,0 +1,221 @@
+"""`backdrop promote`, `approve`, `reject`, `rollback`, `sign` and `history`, and the same as Dagster jobs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from infra.errors import BackdropError, nearest
+from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from assets.line import Line
+    from deploy.approvals import Claim
+    from deploy.registry import Registry
+    from deploy.signing import Signer
+    from infra.catalog.ledger import Entry
+
+ACTIONS = ("promote", "approve", "reject", "rollback")
+ENGINE = "backdrop-engine"
+
+
+@dataclass(frozen=True)
+class Command:
+    """What somebody asks for. `version`: empty means @challenger; `row`: of the ledger, for a rollback.
+
+    `key`: where the private key lies that signs it; `token`: what was signed elsewhere.
+    """
+
+    action: str
+    model: str = ENGINE
+    version: str = ""
+    row: int | None = None
+    reason: str = ""
+    actor: str = ""
+    key: str = ""
+    token: str = ""
+    run: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of it: the ledger's row (None where nothing had to change), and what the ledger had not known."""
+
+    said: str
+    entry: Entry | None
+    noticed: tuple[Entry, ...] = ()
+
+
+def carry_out(line: Line, command: Command) -> Answer:
+    """Does what is asked. Raises BackdropError with one clear message; the champion stays then."""
+    from deploy import promotion
+    from deploy.approvals import actor_of, approvers, sign
+    from deploy.registry import Registry
+
+    settings, catalog = line.settings, line.catalog
+    registry = Registry(line.tracking.uri)
+    claim, row = _claim(registry, line, command)
+    token = command.token or (sign(_signer(settings, command), claim) if _key(settings, command) else "")
+    actor = actor_of(token, claim, approvers(settings.approvers))
+    request = promotion.Request(
+        command.model, claim.version, actor, command.reason, run=command.run,
+        approval=settings.approval == "required",
+    )  # fmt: skip
+    if command.action in ("approve", "reject"):
+        judge = promotion.approve if command.action == "approve" else promotion.reject
+        done = judge(registry, catalog, request)
+        tell_dagster(line, done)
+        return Answer(f"version {claim.version} of {command.model} is {done.kind} by {done.who}", done)
+    if row is not None:
+        outcome = promotion.rollback(registry, catalog, request, row)
+    else:
+        outcome = promotion.promote(registry, catalog, request)
+    was = "was champion already" if outcome.entry is None else f"is champion; @previous is {outcome.previous or 'none'}"
+    return Answer(f"version {outcome.champion} of {command.model} {was}", outcome.entry, outcome.noticed)
+
+
+def token_of(line: Line, command: Command) -> tuple[str, str]:
+    """A token for what is asked, and the public key that verifies it: for those who ask elsewhere."""
+    from deploy.approvals import sign
+    from deploy.registry import Registry
+
+    if not _key(line.settings, command):
+        raise BackdropError(
+            "There is no key to sign with.",
+            "Give --key file:/path or set BACKDROP_APPROVER_KEY; `openssl genpkey -algorithm ed25519` makes one.",
+        )
+    signer = _signer(line.settings, command)
+    return sign(signer, _claim(Registry(line.tracking.uri), line, command)[0]), signer.public
+
+
+def tell_dagster(line: Line, judged: Entry) -> None:
+    """A yes or no to the newest engine is its check's result now; the next engine's check starts anew."""
+    import dagster as dg
+
+    from assets.promotion import HUMAN_APPROVAL, judgement_metadata
+    from assets.stage import latest_metadata
+    from infra.jobs.spec import JobResult
+
+    with dg.DagsterInstance.get() as instance:
+        made = latest_metadata(instance, "tensorrt_engine")
+        if made is None or not line.store.exists(str(made["result"])):
+            return
+        newest = JobResult.model_validate_json(line.store.get(str(made["result"])))
+        if newest.data.get("engine") == judged.bundle:
+            instance.report_runless_asset_event(
+                dg.AssetCheckEvaluation(
+                    asset_key=dg.AssetKey("tensorrt_engine"),
+                    check_name=HUMAN_APPROVAL,
+                    passed=judged.kind == "approved",
+                    severity=dg.AssetCheckSeverity.WARN,
+                    metadata=judgement_metadata(judged),
+                )
+            )
+
+
+def run_command(settings: Settings, console: Console, command: Command) -> None:
+    """The command line's way."""
+    with _open_line(settings, console) as line:
+        answer = carry_out(line, command)
+        _warn(console, answer.noticed)
+        row = f" (row {answer.entry.id} of the ledger)" if answer.entry else ""
+        console.print(escape(f"{answer.said}{row}"), highlight=False, soft_wrap=True)
+
+
+def show_token(settings: Settings, console: Console, command: Command) -> None:
+    """`backdrop sign`."""
+    with _open_line(settings, console) as line:
+        token, public = token_of(line, command)
+        console.print(f"public key {public}", highlight=False, soft_wrap=True)
+        console.print(token, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_history(settings: Settings, console: Console, model: str, limit: int) -> None:
+    """The ledger, newest first, and where the aliases stand."""
+    from deploy.promotion import reconcile
+    from deploy.registry import Registry
+
+    _check_model(model)
+    with _open_line(settings, console) as line:
+        registry = Registry(line.tracking.uri)
+        _warn(console, reconcile(registry, line.catalog, model))
+        rows = line.catalog.entries(model, limit=limit)
+        table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
+        for column in ("row", "when (UTC)", "what", "from", "to", "who", "why", "run"):
+            table.add_column(column, overflow="fold")
+        for one in rows:
+            at = one.at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if one.at else ""
+            cells = (at, one.kind, one.from_version or "", one.to_version or "", one.who, one.reason, one.run[:8])
+            table.add_row(str(one.id), *map(escape, cells))
+        console.print(table if rows else f"the ledger has no row of {model}")
+        aliases = registry.aliases(model)
+        console.print("  ".join(f"@{alias} {version}" for alias, version in aliases.items()), highlight=False)
+
+
+def _claim(registry: Registry, line: Line, command: Command) -> tuple[Claim, Entry | None]:
+    """What has to be signed, and the ledger's row that a rollback goes back to."""
+    from deploy.approvals import Claim, user
+    from deploy.promotion import rollback_row
+    from deploy.registry import CHALLENGER
+
+    if command.action not in ACTIONS:
+        raise BackdropError(
+            f"There is no action {command.action!r}.{nearest(command.action, ACTIONS)}", f"It is {', '.join(ACTIONS)}."
+        )
+    _check_model(command.model)
+    row = rollback_row(line.catalog, command.model, command.row) if command.action == "rollback" else None
+    version = str(row.to_version) if row else command.version or registry.aliases(command.model).get(CHALLENGER, "")
+    if not version:
+        raise BackdropError(f"{command.model} has no @challenger.", "Name the version that is meant.")
+    bundle = registry.version(command.model, version).bundle
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return Claim(command.action, command.model, version, bundle, command.actor or user(), at), row
+
+
+def _check_model(model: str) -> None:
+    from deploy.registry import REGISTERED_NAMES
+
+    names = sorted(REGISTERED_NAMES.values())
+    if model not in names:
+        raise BackdropError(f"There is no registered model {model!r}.{nearest(model, names)}", f"{', '.join(names)}")
+
+
+def _key(settings: Settings, command: Command) -> str:
+    return command.key or settings.approver_key or ""
+
+
+def _signer(settings: Settings, command: Command) -> Signer:
+    from deploy.signing import open_signer
+
+    return open_signer(_key(settings, command), settings.state)
+
+
+def _warn(console: Console, noticed: tuple[Entry, ...] | list[Entry]) -> None:
+    """What the ledger had not known until now."""
+    for entry in noticed:
+        if entry.kind == "found":
+            was = f"from {entry.from_version or 'none'} to {entry.to_version or 'none'}"
+            console.print(f"[yellow]@{entry.alias} was moved outside the ledger: {was}[/yellow]", highlight=False)
+        else:
+            console.print(f"a promotion to version {entry.to_version} was killed: {entry.kind}", highlight=False)
+
+
+@contextmanager
+def _open_line(settings: Settings, console: Console) -> Iterator[Line]:
+    from assets.line import Line
+    from infra.services import NO_TELEMETRY
+    from orchestration.services import services
+
+    os.environ.update(NO_TELEMETRY)
+    with services(settings, console) as environment:
+        os.environ.update(environment)
+        yield Line()

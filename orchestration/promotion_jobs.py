@@ -1,0 +1,109 @@
+"""The commands of `orchestration.promoting` as Dagster jobs, for those who work in the web UI.
+
+The page knows no identity: who has to sign pastes a token that `backdrop sign` made on his own machine.
+"""
+
+from dataclasses import replace
+
+import dagster as dg
+
+from assets.line import Line
+from orchestration.promoting import ENGINE, Command, carry_out
+
+
+class Asked(dg.Config):
+    """What the launchpad asks for; unknown keys are refused."""
+
+    model: str = ENGINE
+    version: str = ""
+    reason: str
+    actor: str = ""
+    token: str = ""
+
+
+class AskedBack(dg.Config):
+    """For a rollback: `row` of the ledger, or the last other champion."""
+
+    model: str = ENGINE
+    row: int | None = None
+    reason: str
+    actor: str = ""
+    token: str = ""
+
+
+class AskedOfLedger(dg.Config):
+    """Whose rows, and how many."""
+
+    model: str = ENGINE
+    limit: int = 50
+
+
+def _judging(action: str, description: str) -> dg.JobDefinition:
+    @dg.op(name=f"{action}_version")
+    def version_op(context: dg.OpExecutionContext, config: Asked, line: dg.ResourceParam[Line]) -> None:
+        command = Command(action, config.model, config.version, None, config.reason, config.actor, token=config.token)
+        _carry_out(context, line, command)
+
+    @dg.job(name=action, description=description)
+    def version_job() -> None:
+        version_op()
+
+    return version_job
+
+
+@dg.op
+def roll_back(context: dg.OpExecutionContext, config: AskedBack, line: dg.ResourceParam[Line]) -> None:
+    """Nothing is rebuilt: an alias goes back."""
+    command = Command("rollback", config.model, "", config.row, config.reason, config.actor, token=config.token)
+    _carry_out(context, line, command)
+
+
+@dg.job(name="rollback", description="The champion before this one, or that of a row of the ledger, is champion again.")
+def rollback_job() -> None:
+    """One op."""
+    roll_back()
+
+
+@dg.op
+def read_ledger(context: dg.OpExecutionContext, config: AskedOfLedger, line: dg.ResourceParam[Line]) -> None:
+    """The rows as a table on the run's page."""
+    from deploy.promotion import history
+    from deploy.registry import Registry
+
+    rows = history(Registry(line.tracking.uri), line.catalog, config.model, config.limit)
+    lines = ["| row | when | what | from | to | who | why |", "|---|---|---|---|---|---|---|"]
+    for one in rows:
+        cells = (one.id, one.at, one.kind, one.from_version or "", one.to_version or "", one.who, one.reason)
+        lines.append("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    context.add_output_metadata({"ledger": dg.MetadataValue.md("\n".join(lines)), "rows": len(rows)})
+
+
+@dg.job(name="history", description="The promotion ledger of a model, newest first.")
+def history_job() -> None:
+    """One op."""
+    read_ledger()
+
+
+PROMOTION_JOBS = [
+    _judging("promote", "Make a version champion; without one, the challenger."),
+    _judging("approve", "A human's yes to a version, where the policy asks for one."),
+    _judging("reject", "A human's no: the version is challenger no longer, and is not promoted."),
+    rollback_job,
+    history_job,
+]
+
+promote_when_approved = dg.AutomationConditionSensorDefinition(
+    "promote_when_approved",
+    target=dg.AssetSelection.assets("promotion"),
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Materialises promotion once a human has approved the newest engine.",
+)
+
+
+def _carry_out(context: dg.OpExecutionContext, line: Line, command: Command) -> None:
+    answer = carry_out(line, replace(command, run=context.run.run_id))
+    for entry in answer.noticed:
+        context.log.warning("%s: from %s to %s", entry.kind, entry.from_version or "none", entry.to_version or "none")
+    context.log.info(answer.said)
+    row = {"ledger_row": answer.entry.id, "who": answer.entry.who} if answer.entry else {}
+    context.add_output_metadata({"outcome": answer.said, **row})
