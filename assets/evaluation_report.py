@@ -5,6 +5,7 @@ import dagster as dg
 from assets.line import Line
 from assets.stage import StageConfig, upstream_of
 from assets.training_job import launch_recipe
+from assets.trust import trust_of
 from deploy.specs import CHECKS
 from infra.errors import BackdropError
 
@@ -54,6 +55,7 @@ def evaluation_report(
             "autoencoder": ("autoencoder", "model"),
         },
         extra={
+            "trust": trust_of(line),
             "preset": line.preset.name,
             "delivery_results": deliveries,
             "stage1": inputs["inpainting_finetune"].result.data.get("stage1"),

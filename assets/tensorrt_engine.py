@@ -3,8 +3,9 @@
 import dagster as dg
 
 from assets.line import Line
-from assets.stage import StageConfig
+from assets.stage import StageConfig, upstream_of
 from assets.training_job import launch_recipe
+from assets.trust import seal
 from deploy.specs import EXPORT_CHECKS
 
 
@@ -19,6 +20,7 @@ def tensorrt_engine(
     context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
 ) -> dg.MaterializeResult:
     """What serves. TensorRT where it is installed, ONNX Runtime otherwise; the page says which of the two ran."""
+    from assets.curation.decide import BUCKETS
     from deploy.specs import ExportSpec
 
     return launch_recipe(
@@ -34,4 +36,9 @@ def tensorrt_engine(
         upstream={"autoencoder": ("autoencoder", "model"), "distilled_model": ("student", "model")},
         register="engine",
         dataset_field="probe",
+        extra={
+            "masked_decoder": upstream_of(context, line, "autoencoder").result.data.get("masked_decoder"),
+            "buckets": BUCKETS if line.preset.latents.aspect_ratios else (),
+        },
+        seal=lambda result, dataset: seal(line, result, dataset),
     )

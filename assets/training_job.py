@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 #: With BACKDROP_ADOPT=pinned these two stay with their dataset version; what follows them is cheap and adopts.
 _PINNED = frozenset({"autoencoder", "pretrained_dit"})
 #: Fields of a spec that say where, or follow from inputs which are in the version already (see `_versions`).
-_NOT_VERSIONED = {"store", "output", "latents", "dataset", "stage_results"}
+_NOT_VERSIONED = {"store", "output", "latents", "dataset", "stage_results", "trust"}
 
 
 def launch_recipe(
@@ -65,12 +65,14 @@ def launch_recipe(
     dataset_of: str | None = None,
     register: str | None = "model",
     extra: Mapping[str, Any] | None = None,
+    seal: Callable[[JobResult, str], None] | None = None,
 ) -> dg.MaterializeResult:
     """Materialise `asset` by `python -m <room> <verb>`.
 
     `upstream` maps an input asset to (field of the spec, name in the input's result data). `register` names the
     bundle in the result that becomes a registered model version, `extra` adds fields to the spec. `dataset_of` names
-    an input whose dataset version is this asset's too: one that reads no training set has seen none but that.
+    an input whose dataset version is this asset's too: one that reads no training set has seen none but that. `seal` is
+    called with a result, new or used again, and its dataset version, once it is registered.
     """
     claim(context)
     inputs = {name: upstream_of(context, line, name) for name in upstream}
@@ -119,6 +121,8 @@ def launch_recipe(
     if result is None or record is None:
         job = spec(store=line.settings.store_uri, output=output, **fields)
         result, record = _run_tracked(context, line, stage, version, job, result, register, outputs)
+    if seal is not None:
+        seal(result, str(stage.dataset_version))
     links = {"MLflow run": f"{line.settings.mlflow_links}/#/experiments/{record['experiment']}/runs/{record['run']}"}
     return present(
         context,

@@ -51,7 +51,7 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
     started = time.monotonic()
     section = spec.config
     manifest = open_bundle(job.store, spec.engine).meta
-    engine = open_engine(job.store, spec.engine, manifest["backend"], text_encoder=spec.text_encoder)
+    engine = open_engine(job.store, spec.engine, spec.trust, manifest["backend"], text_encoder=spec.text_encoder)
     pictures = Pictures(job.store, spec.dataset, spec.image_size, job.folder / "cache")
     samples = pictures.holdout(section.images)
     photographs = pictures.photographs(section.photos)

@@ -9,19 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 
-from deploy.engines.protocol import GRAPHS
-from infra.object_store import open_store
+from deploy.engines.model import EXTERNAL
 from training.models.autoencoder import Autoencoder
+from training.models.decoder import MaskedDecoder
 from training.models.dit import DiT
-from training.models.io import load_model
+from training.models.text_encoder import TextEncoder
 
 # Two or more of everything that is to stay free: torch.export makes 0 and 1 constants.
 _BATCH, _TOKENS, _ROWS, _COLUMNS = 2, 6, 4, 3
 # Without an upper bound torch.export finds a guard (size != 2⁶³ - 1) that it then cannot prove.
 _LARGEST = 1 << 16
+EXTERNAL_FROM = 1 << 30
+"""Bytes of weights from which they lie beside the graph: a protobuf message ends at two gigabytes."""
 
 
 class EncoderGraph(nn.Module):
@@ -46,34 +49,86 @@ class DecoderGraph(nn.Module):
         return self.autoencoder.decode(latents)
 
 
+class MaskedDecoderGraph(nn.Module):
+    """`latents`, `mask` (B, 1, H, W) with 1 = to generate, `original` (B, 3, H, W) in [-1, 1] → images."""
+
+    def __init__(self, decoder: MaskedDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, latents: Tensor, mask: Tensor, original: Tensor) -> Tensor:
+        return self.decoder.decode(latents, mask, original)
+
+
+class TextGraph(nn.Module):
+    """Token `ids` (B, T) and which are `valid` (B, T), int64 → embeddings (B, T, E), zero where not valid."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, ids: Tensor, valid: Tensor) -> Tensor:
+        hidden: Tensor = self.encoder(input_ids=ids, attention_mask=valid).last_hidden_state
+        return hidden * valid[:, :, None]
+
+
 @dataclass(frozen=True)
 class Export:
     """What to export: a module, example inputs by name, and which of their dimensions are free.
 
-    `free`: input → {dimension: (multiple, symbol)}; the dimension is `multiple` times any whole number.
+    `free`: input → {dimension: (multiple, symbol)}; the dimension is `multiple` times any whole number up to `largest`.
     """
 
     module: nn.Module
     inputs: Mapping[str, Tensor]
     free: Mapping[str, Mapping[int, tuple[int, str]]]
+    largest: int = _LARGEST
 
 
-def autoencoder_exports(autoencoder: Autoencoder) -> dict[str, Export]:
-    """Encoder and decoder, by the names in `deploy.engines.protocol.GRAPHS`."""
+@dataclass
+class Exported:
+    """A graph, and the PyTorch program that it was made from, whose nodes gave its tensors their names."""
+
+    model: onnx.ModelProto
+    program: torch.export.ExportedProgram
+
+
+def encoder_export(autoencoder: Autoencoder) -> Export:
+    """Pictures → latents."""
+    factor = autoencoder.config.factor
+    return Export(
+        EncoderGraph(autoencoder),
+        {"images": torch.zeros(_BATCH, 3, factor * _ROWS, factor * _COLUMNS)},
+        {"images": {0: (1, "batch"), 2: (factor, "rows"), 3: (factor, "columns")}},
+    )
+
+
+def decoder_export(autoencoder: Autoencoder, masked: MaskedDecoder | None = None) -> Export:
+    """Latents → pictures; with a mask-conditioned decoder mask and original are inputs, too."""
     factor, channels = autoencoder.config.factor, autoencoder.config.latent_channels
-    batch = {0: (1, "batch")}
-    return {
-        "encoder": Export(
-            EncoderGraph(autoencoder),
-            {"images": torch.zeros(_BATCH, 3, factor * _ROWS, factor * _COLUMNS)},
-            {"images": {**batch, 2: (factor, "rows"), 3: (factor, "columns")}},
-        ),
-        "decoder": Export(
-            DecoderGraph(autoencoder),
-            {"latents": torch.zeros(_BATCH, channels, _ROWS, _COLUMNS)},
-            {"latents": {**batch, 2: (1, "rows"), 3: (1, "columns")}},
-        ),
-    }
+    latents = torch.zeros(_BATCH, channels, _ROWS, _COLUMNS)
+    small = {0: (1, "batch"), 2: (1, "rows"), 3: (1, "columns")}
+    if masked is None:
+        return Export(DecoderGraph(autoencoder), {"latents": latents}, {"latents": small})
+    size = (factor * _ROWS, factor * _COLUMNS)
+    large = {0: (1, "batch"), 2: (factor, "rows"), 3: (factor, "columns")}
+    return Export(
+        MaskedDecoderGraph(masked),
+        {"latents": latents, "mask": torch.ones(_BATCH, 1, *size), "original": torch.zeros(_BATCH, 3, *size)},
+        {"latents": small, "mask": large, "original": large},
+    )
+
+
+def text_export(encoder: TextEncoder) -> Export:
+    """Token ids → embeddings, of any encoder that takes `input_ids` and `attention_mask`."""
+    ids = torch.arange(_BATCH * _TOKENS).view(_BATCH, _TOKENS) % 7 + 1
+    valid = torch.ones(_BATCH, _TOKENS, dtype=torch.int64)
+    valid[1, 4:] = 0
+    free = {0: (1, "batch"), 1: (1, "tokens")}
+    context = getattr(encoder.model.config, "max_position_embeddings", _LARGEST)
+    # At its whole context an encoder leaves out the slice of its positions: that would be another graph.
+    largest = min(_LARGEST, max(encoder.length, context - 1))
+    return Export(TextGraph(encoder.model), {"ids": ids, "valid": valid}, {"ids": free, "valid": free}, largest)
 
 
 def trunk_export(student: DiT) -> Export:
@@ -106,9 +161,10 @@ def trunk_export(student: DiT) -> Export:
     )
 
 
-def to_onnx(export: Export, opset: int) -> bytes:
+def to_onnx(export: Export, opset: int) -> Exported:
     """One ONNX model through `torch.export` and the dynamo exporter. Seconds for small modules."""
-    symbols = {name: torch.export.Dim(name, max=_LARGEST) for free in export.free.values() for _, name in free.values()}
+    names = {symbol for free in export.free.values() for _, symbol in free.values()}
+    symbols = {name: torch.export.Dim(name, max=export.largest) for name in names}
     inputs: dict[str, Any] = dict(export.inputs)
     # In the order of the inputs: the exporter matches them by position.
     shapes = {
@@ -133,7 +189,26 @@ def to_onnx(export: Export, opset: int) -> bytes:
             verbose=False,
         )
     assert exported is not None
-    return bytes(exported.model_proto.SerializeToString())
+    assert exported.exported_program is not None
+    return Exported(exported.model_proto, exported.exported_program)
+
+
+def write_onnx(model: onnx.ModelProto, path: Path, external_from: int = EXTERNAL_FROM) -> None:
+    """The model at `path`; weights of `external_from` bytes or more beside it, as `path` with ".data" at its end.
+
+    What the exporter notes at each node (stack traces with this machine's paths) is left out. Changes `model`.
+    """
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if weights < external_from:
+        path.write_bytes(model.SerializeToString())
+        return
+    beside = f"{path.name}{EXTERNAL}"
+    onnx.save_model(
+        model, path, save_as_external_data=True, all_tensors_to_one_file=True, location=beside, size_threshold=1024
+    )
 
 
 def _divide_in_float(program: torch.export.ExportedProgram) -> None:
@@ -151,10 +226,3 @@ def _divide_in_float(program: torch.export.ExportedProgram) -> None:
                 as_float = program.graph.call_function(aten._to_copy.default, (argument,), {"dtype": torch.float32})
             as_float.meta["val"] = value.to(torch.float32)
             node.replace_input_with(argument, as_float)
-
-
-def write_autoencoder_graphs(store_uri: str, bundle_id: str, opset: int, folder: str) -> None:
-    """Export encoder and decoder into `folder`; what the export's second process does."""
-    autoencoder = load_model(open_store(store_uri), bundle_id)
-    for name, export in autoencoder_exports(autoencoder).items():
-        (Path(folder) / GRAPHS[name]).write_bytes(to_onnx(export, opset))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from deploy.manifest import Trust
 from infra.jobs.spec import JobSpec
 from training.presets.sections import EvaluateSection, ExportSection
 
 #: Names of the checks that the verbs report, in the order shown.
-EXPORT_CHECKS = ("engine_parity",)
+EXPORT_CHECKS = ("engine_parity", "node_parity")
 CHECKS = (
     "wall_colour",
     "floor_colour",
@@ -24,15 +25,20 @@ CHECKS = (
 
 
 class ExportSpec(JobSpec):
-    """Turn the student into an engine. Result data: {"engine": bundle id, "backend", "parity", "latency_ms"}."""
+    """Turn the student into an engine.
+
+    Result data: {"engine": bundle id, "plans": cache key → bundle id, "backend", "parity", "latency_ms"}.
+    """
 
     autoencoder: str
+    masked_decoder: str | None = Field(None, description="decodes with the kept picture in sight, where there is one")
     student: str
     text_encoder: str | None = None
     image_size: int
     config: ExportSection
     seed: int = 0
     probe: str = Field(description="dataset version whose held-out pictures feed the parity check")
+    buckets: tuple[str, ...] = Field((), description="aspect ratios that plans are built for; none: squares")
 
 
 class EvaluateSpec(JobSpec):
@@ -40,6 +46,7 @@ class EvaluateSpec(JobSpec):
 
     dataset: str
     engine: str
+    trust: Trust = Field(Trust(), description="whose signature the engine must bear, and the catalog's rows")
     teacher: str
     stage1: str | None = Field(None, description="the teacher as it was before the second stage of its fine-tune")
     autoencoder: str

@@ -1,19 +1,24 @@
-"""The default backend: ONNX Runtime on the CPU."""
+"""The default backend: ONNX Runtime, on the CPU unless its build has CUDA."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deploy.engines.model import OnnxModel
 from infra.errors import BackdropError
 
 if TYPE_CHECKING:
     import onnxruntime
 
+log = logging.getLogger(__name__)
+
 BACKEND = "onnxruntime"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 def version() -> str:
@@ -23,13 +28,20 @@ def version() -> str:
     return str(onnxruntime.__version__)
 
 
+def available() -> list[str]:
+    """The providers to run on: CUDA where this build of ONNX Runtime has it, then the CPU."""
+    import onnxruntime
+
+    return [name for name in (CUDA, CPU) if name in onnxruntime.get_available_providers()]
+
+
 class OrtGraph:
-    """One ONNX model as an ONNX Runtime session. `name` is for messages only; `threads` 0 means every usable core.
+    """One ONNX model as an ONNX Runtime session; `threads` 0 means every usable core, `providers` None the best here.
 
     Raises BackdropError for a model that ONNX Runtime cannot load.
     """
 
-    def __init__(self, name: str, model: bytes, threads: int = 0) -> None:
+    def __init__(self, model: OnnxModel, threads: int = 0, providers: Sequence[str] | None = None) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -38,13 +50,20 @@ class OrtGraph:
         options.log_severity_level = 3
         # An idle session must not burn the cores that decode and composite the pictures.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if model.folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.folder))
+        graph, providers = model.graph, list(providers or available())
         try:
+            if providers[0] == CPU and model.precision == "bfloat16":
+                log.warning("%s is bfloat16, which no CPU kernel computes: it is emulated, and slow", model.name)
+                graph = _emulated(graph)
+                options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
+                graph, options, providers=providers
             )
         except Exception as error:  # the binding's exceptions have no common base below Exception
             raise BackdropError(
-                f"ONNX Runtime {version()} cannot load {name}: {str(error).splitlines()[0]}",
+                f"ONNX Runtime {version()} cannot load {model.name}: {(str(error).splitlines() or ['?'])[0]}",
                 "Materialise tensorrt_engine again; its ONNX files were made for another runtime or are damaged.",
             ) from error
         self._inputs = [entry.name for entry in self._session.get_inputs()]
@@ -58,3 +77,11 @@ class OrtGraph:
 
     def close(self) -> None:
         self._session = None
+
+
+def _emulated(graph: bytes) -> bytes:
+    import onnx
+
+    from deploy.precision import emulated
+
+    return bytes(emulated(onnx.load_model_from_string(graph)).SerializeToString())

@@ -1,60 +1,75 @@
-"""Open an engine by the id of its bundle: every file is checked against its hash before anything is loaded."""
+"""Open an engine by the id of its bundle: signature, catalog and hashes are checked before anything is loaded."""
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING
-
-import numpy as np
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from deploy.engines import onnxruntime, tensorrt
-from deploy.engines.protocol import GRAPHS, Graph, GraphEngine
-from infra.bundles import Bundle, open_bundle
+from deploy.engines.captions import GraphEmbedder, Remembering, TorchEmbedder
+from deploy.engines.model import OnnxModel
+from deploy.engines.protocol import GRAPHS, Embedder, Graph, GraphEngine
+from deploy.manifest import ENGINE, Trust, open_verified
+from infra.bundles import Bundle
 from infra.errors import BackdropError, nearest
 from infra.object_store import ObjectStore
 
-if TYPE_CHECKING:
-    from training.models.text_encoder import TextEncoder
-
 log = logging.getLogger(__name__)
 
-#: Embedded captions kept in memory, about 25 kB each.
-REMEMBERED = 1024
 BACKENDS = ("auto", onnxruntime.BACKEND, tensorrt.BACKEND)
+TOKENIZER = "tokenizer.json"
 
 
 def open_engine(
     store: ObjectStore,
     bundle_id: str,
+    trust: Trust,
     backend: str = "auto",
     threads: int = 0,
     text_encoder: str | None = None,
+    fallbacks: Counter[str] | None = None,
 ) -> GraphEngine:
     """The engine in bundle `bundle_id`.
 
     `backend` "auto" takes TensorRT where it can run and ONNX Runtime otherwise; which of the two it became is logged
-    and stands in `.backend`. `text_encoder` embeds the captions (a Hugging Face id or a path; None: the embedded one).
+    and stands in `.backend`. Plans that must not be loaded or cannot be built are refused: the engine then runs on ONNX
+    Runtime, the log says so as an error, `.fallback` why, and `fallbacks` (engine_fallback_total) counts it.
+    `text_encoder` embeds the captions of an engine without a text graph (a Hugging Face id or a path; None: embedded).
 
-    Raises BackdropError: an unknown backend, a bundle that is no engine, a changed file, TensorRT where it cannot run.
+    Raises BackdropError: an unknown backend, a bundle that is no engine, not signed by a trusted key, unknown to the
+    catalog or changed, TensorRT by name where it is not installed.
     """
-    bundle = open_bundle(store, bundle_id)
-    if bundle.kind != "engine":
-        raise BackdropError(
-            f"Bundle {bundle_id[:12]}… holds a {bundle.kind}, not an engine.",
-            "Give the id that tensorrt_engine reported.",
-        )
+    bundle = open_verified(store, bundle_id, ENGINE, trust)
     chosen = choose_backend(backend)
-    models = {graph: bundle.read(name) for graph, name in GRAPHS.items()}
-    graphs = {
-        graph: load_graph(chosen, graph, model, bundle.meta["profiles"][graph], threads)
-        for graph, model in models.items()
-    }
+    fallback = None
+    with private_folder() as folder:
+        models = models_of(bundle, folder)
+        if chosen == tensorrt.BACKEND:
+            try:
+                graphs = _on_tensorrt(store, models, bundle.meta, trust)
+            except BackdropError as error:
+                chosen, fallback = onnxruntime.BACKEND, error.what
+                log.error("engine %s falls back to ONNX Runtime: %s", bundle_id[:12], error)
+                if fallbacks is not None:
+                    fallbacks["plan"] += 1
+        if chosen == onnxruntime.BACKEND:
+            graphs = on_onnxruntime(models, threads)
     log.info("engine %s runs on %s", bundle_id[:12], chosen)
-    embedder = CaptionEmbedder(text_encoder, bundle)
-    return GraphEngine(chosen, graphs, embedder, int(bundle.meta["image_size"]), int(bundle.meta["factor"]))
+    meta = bundle.meta
+    return GraphEngine(
+        chosen,
+        graphs,
+        Remembering(_embedder(bundle, graphs, text_encoder)),
+        int(meta["image_size"]),
+        int(meta["factor"]),
+        masked_decoder=bool(meta.get("masked_decoder")),
+        fallback=fallback,
+    )
 
 
 def choose_backend(wanted: str) -> str:
@@ -75,51 +90,41 @@ def choose_backend(wanted: str) -> str:
     return onnxruntime.BACKEND
 
 
-def load_graph(
-    backend: str, graph: str, model: bytes, profile: Mapping[str, Mapping[str, int]], threads: int = 0
-) -> Graph:
-    """One ONNX model on one backend. `profile` (see `tensorrt.Profile`) matters to TensorRT only, `threads` to ONNX
-    Runtime only."""
-    if backend == onnxruntime.BACKEND:
-        return onnxruntime.OrtGraph(GRAPHS[graph], model, threads)
-    return tensorrt.TrtGraph(tensorrt.build_plan(GRAPHS[graph], model, tensorrt.Profile(**profile)))
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder that only this user may enter: a file cannot be changed between its check and its use."""
+    with tempfile.TemporaryDirectory(prefix="backdrop-engine-") as name:
+        yield Path(name)
 
 
-class CaptionEmbedder:
-    """The PyTorch text encoder that the engine's student was trained with, loaded at the first caption.
+def models_of(bundle: Bundle, folder: Path) -> dict[str, OnnxModel]:
+    """Graph → its verified model."""
+    precision = str(bundle.meta["precision"]["format"])
+    present = {graph: name for graph, name in GRAPHS.items() if name in bundle.files}
+    return {graph: OnnxModel.of(bundle, name, folder, precision) for graph, name in present.items()}
 
-    Raises BackdropError when the encoder at hand is not the one that the manifest names.
-    """
 
-    def __init__(self, name: str | None, bundle: Bundle) -> None:
-        self._name = name
-        self._expected = bundle.meta["text_encoder"]
-        self._known: OrderedDict[str, tuple[np.ndarray, int]] = OrderedDict()
+def on_onnxruntime(models: Mapping[str, OnnxModel], threads: int) -> dict[str, Graph]:
+    """Graph → its session."""
+    return {graph: onnxruntime.OrtGraph(model, threads) for graph, model in models.items()}
 
-    @cached_property
-    def _encoder(self) -> TextEncoder:
-        from training.models.text_encoder import TextEncoder
 
-        encoder = TextEncoder(self._name, length=int(self._expected["length"]))
-        if encoder.sha256 != self._expected["sha256"]:
-            raise BackdropError(
-                f"This engine was made with the text encoder {self._expected['sha256'][:12]}…, "
-                f"the one at hand ({self._name or 'embedded'}) is {encoder.sha256[:12]}….",
-                "Set BACKDROP_TEXT_ENCODER to the one that it was trained with.",
-            )
-        return encoder
+def _on_tensorrt(
+    store: ObjectStore, models: Mapping[str, OnnxModel], engine: Mapping[str, Any], trust: Trust
+) -> dict[str, Graph]:
+    """Graph → its plan: from the cache, or built here and now. Raises BackdropError."""
+    from deploy.engines.plans import build_plans, plan_inputs, read_plans
+    from deploy.engines.tensorrt.runtime import TrtGraph
 
-    def __call__(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(text (N, L, E) float16, length (N,)); the captions of late are remembered, for they come again."""
-        missing = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
-        found = {caption: self._known[caption] for caption in captions if caption in self._known}
-        if missing:
-            text, length = self._encoder.embed(missing)
-            found |= {caption: (text[row], int(length[row])) for row, caption in enumerate(missing)}
-        for caption in found:
-            self._known[caption] = found[caption]
-            self._known.move_to_end(caption)
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        rows = [found[caption] for caption in captions]
-        return np.stack([text for text, _ in rows]), np.array([length for _, length in rows], np.uint8)
+    plans = read_plans(store, plan_inputs(engine, tensorrt.environment()), trust, sorted(models))
+    if plans is None:
+        log.warning("no plans for this GPU and this release of TensorRT are in the cache: they are built, for minutes")
+        plans = {name: built.plan for name, built in build_plans(store, models, engine)[0].items()}
+    return {name: TrtGraph(name, plan) for name, plan in plans.items()}
+
+
+def _embedder(bundle: Bundle, graphs: Mapping[str, Graph], text_encoder: str | None) -> Embedder:
+    expected = bundle.meta["text_encoder"]
+    if "text" not in graphs:
+        return TorchEmbedder(text_encoder, expected)
+    return GraphEmbedder(graphs["text"], bundle.read(TOKENIZER), int(expected["length"]), int(expected["width"]))

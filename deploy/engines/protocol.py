@@ -9,8 +9,9 @@ import numpy as np
 
 from training.editing import Parts, null_text
 
-#: The graphs of an engine and the file of its bundle that holds each.
-GRAPHS = {"trunk": "trunk.onnx", "encoder": "encoder.onnx", "decoder": "decoder.onnx"}
+#: The graphs of an engine and the file of its bundle that holds each. "text" may be missing: then PyTorch embeds.
+GRAPHS = {"trunk": "trunk.onnx", "encoder": "encoder.onnx", "decoder": "decoder.onnx", "text": "text.onnx"}
+REQUIRED = frozenset({"trunk", "encoder", "decoder"})
 
 Embedder = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
@@ -36,9 +37,10 @@ class Engine(Parts, Protocol):
 
 
 class GraphEngine:
-    """An `Engine` over three graphs; where they run is the graphs' business.
+    """An `Engine` over its graphs; where they run is the graphs' business.
 
-    Captions are embedded by `embed`, which is the PyTorch text encoder: it runs once per caption, not once per step.
+    Captions are embedded by `embedder`, once per caption and not once per step. With `masked_decoder` the decoder also
+    takes the picture and the mask. `fallback` says why this is not the backend that was asked for.
     """
 
     def __init__(
@@ -48,23 +50,39 @@ class GraphEngine:
         embedder: Embedder,
         image_size: int,
         factor: int,
+        masked_decoder: bool = False,
+        fallback: str | None = None,
     ) -> None:
-        missing = sorted(set(GRAPHS) - set(graphs))
+        missing = sorted(REQUIRED - set(graphs))
         if missing:
-            raise ValueError(f"an engine needs the graphs {sorted(GRAPHS)}; {missing} are missing")
+            raise ValueError(f"an engine needs the graphs {sorted(REQUIRED)}; {missing} are missing")
         self.backend = backend
         self.image_size = image_size
         self.factor = factor
+        self.fallback = fallback
         self._graphs = dict(graphs)
         self._embedder = embedder
+        self._masked = masked_decoder
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Images float32 (B, 3, H, W) in [-1, 1] → latents float32 (B, C, h, w) of unit variance."""
         return self._graphs["encoder"]({"images": _float(images)})
 
-    def decode(self, latent: np.ndarray) -> np.ndarray:
-        """Latents float32 (B, C, h, w) → images float32 (B, 3, H, W) in about [-1, 1]."""
-        return self._graphs["decoder"]({"latents": _float(latent)})
+    def decode(
+        self, latent: np.ndarray, picture: np.ndarray | None = None, mask: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Latents float32 (B, C, h, w) → images float32 (B, 3, H, W) in about [-1, 1].
+
+        A mask-conditioned decoder reads what is kept of `picture` (B, 3, H, W), where `mask` (B, 1, H, W) is 0;
+        without them it takes everything for missing.
+        """
+        feeds = {"latents": _float(latent)}
+        if self._masked:
+            batch, _, height, width = latent.shape
+            size = (self.factor * height, self.factor * width)
+            feeds["mask"] = np.ones((batch, 1, *size), np.float32) if mask is None else _float(mask)
+            feeds["original"] = np.zeros((batch, 3, *size), np.float32) if picture is None else _float(picture)
+        return self._graphs["decoder"](feeds)
 
     def velocity(
         self,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from deploy.manifest import CatalogRow, Trust
 from infra.images import encode_jpeg, encode_png
 from infra.jobs.program import JobContext
 from infra.jobs.spec import JobResult, JobSpec
@@ -31,6 +32,7 @@ class World:
     student: str
     teacher: str
     exported: JobResult
+    trust: Trust
 
     @property
     def engine(self) -> str:
@@ -42,7 +44,7 @@ class World:
         return JobContext(spec, self.store, spec.output, folder)
 
 
-def _row(index: int, catalogue: bool, holdout: bool) -> dict[str, Any]:
+def row(index: int, catalogue: bool, holdout: bool) -> dict[str, Any]:
     """A grey box on a red wall and a blue floor; `catalogue` rows carry the attributes of the sample catalogue."""
     image = np.zeros((SIZE, SIZE, 3), np.uint8)
     image[:16], image[16:] = (192, 38, 42), (42, 82, 184)
@@ -76,6 +78,8 @@ def _row(index: int, catalogue: bool, holdout: bool) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     from deploy.export import run
+    from deploy.manifest import sign_bundle
+    from deploy.signing import open_signer
     from deploy.specs import ExportSpec
     from training.models.autoencoder import Autoencoder, AutoencoderConfig
     from training.models.dit import DiT, DiTConfig, as_flow_map
@@ -85,12 +89,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("world")
     store = open_store(f"file://{folder}/store")
     slices = [
-        write_slice(store, "slices", FILTERED_COLUMNS, [_row(k, True, False) for k in range(5)], {"split": "train"}),
+        write_slice(store, "slices", FILTERED_COLUMNS, [row(k, True, False) for k in range(5)], {"split": "train"}),
         write_slice(
-            store, "slices", FILTERED_COLUMNS, [_row(k, True, True) for k in range(10, 14)], {"split": "holdout"}
+            store, "slices", FILTERED_COLUMNS, [row(k, True, True) for k in range(10, 14)], {"split": "holdout"}
         ),
         write_slice(
-            store, "slices", FILTERED_COLUMNS, [_row(k, False, False) for k in range(20, 23)], {"split": "train"}
+            store, "slices", FILTERED_COLUMNS, [row(k, False, False) for k in range(20, 23)], {"split": "holdout"}
         ),
     ]
     torch.manual_seed(0)
@@ -107,9 +111,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         student=save_model(store, "models/s", "dit", as_flow_map(teacher), meta),
         teacher=save_model(store, "models/t", "dit", teacher, meta),
         exported=JobResult(),
+        trust=Trust(),
     )
     spec = ExportSpec(
         store=store.uri, output="stages/tensorrt_engine/test", autoencoder=world.autoencoder, student=world.student,
         image_size=SIZE, config=ExportSection(latency_runs=1, batch_sizes=(1,), steps=2), probe=world.dataset,
     )  # fmt: skip
-    return World(**{**vars(world), "exported": run(spec, world.job(spec))})
+    exported = run(spec, world.job(spec))
+    # What the assets do with a job's result.
+    signer, engine = open_signer(None, folder / "state"), str(exported.data["engine"])
+    sign_bundle(store, engine, signer)
+    known = CatalogRow(asset="tensorrt_engine", data_version="test", dataset_version=world.dataset)
+    trust = Trust(keys=(signer.public,), rows={engine: known})
+    return World(**{**vars(world), "exported": exported, "trust": trust})

@@ -47,6 +47,7 @@ def evaluated(world: World) -> JobResult:
         output="stages/evaluation_report/test",
         dataset=world.dataset,
         engine=world.engine,
+        trust=world.trust,
         teacher=world.teacher,
         stage1=world.teacher,
         autoencoder=world.autoencoder,

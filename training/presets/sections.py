@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Section(BaseModel):
-    """Frozen settings; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from training.presets.export import ExportSection
+from training.presets.section import Section
 
 
 class OptimiserSection(Section):
@@ -245,8 +242,10 @@ class DistilSection(FlowSection):
     loss: Literal["split", "perflow"] = Field("split", description="what it is taught: see training.distillation")
     text_dropout: float = 0.0
     student_steps: int = Field(4, ge=1, description="forwards per image at inference, unless others are asked for")
-    other_steps: tuple[int, ...] = Field((8, 2, 1), description="forwards per image that the same weights learn")
-    other_share: float = Field(0.4, ge=0, lt=1, description="of the samples that are for those, in equal parts")
+    other_steps: dict[int, float] = Field(
+        default_factory=lambda: {8: 0.2, 2: 0.1, 1: 0.1},
+        description="forwards per image that the same weights learn → share of the samples",
+    )
     guidance_low: float = Field(1.0, ge=0)
     guidance_high: float = Field(3.0, ge=0)
     negative_share: float = Field(0.25, ge=0, le=1, description="samples with a text to lead away from")
@@ -255,22 +254,22 @@ class DistilSection(FlowSection):
     )
 
     @model_validator(mode="after")
-    def _anchors_stand_at_the_default_s_samples(self) -> Self:
-        if any(steps < 1 for steps in self.other_steps):
-            raise ValueError(f"other_steps {self.other_steps} are forwards per image, each at least 1")
-        if self.anchor_share > self.shares[self.student_steps]:
+    def _shares_fit(self) -> Self:
+        if any(steps < 1 or share < 0 for steps, share in self.other_steps.items()):
+            raise ValueError(f"other_steps {self.other_steps}: forwards are at least 1 and shares at least 0")
+        left = self.shares[self.student_steps]
+        if self.anchor_share > left:
             raise ValueError(
-                f"anchor_share {self.anchor_share} is a part of the {self.shares[self.student_steps]:.2f} of the "
-                "samples that are for student_steps: lower it, or other_share"
+                f"anchor_share {self.anchor_share} is a part of the {left:.2f} of the samples that other_steps leave "
+                "to student_steps: lower it, or theirs"
             )
         return self
 
     @property
     def shares(self) -> dict[int, float]:
         """Forwards per image → share of the samples; the default first, then the more, then the fewer."""
-        others = sorted({*self.other_steps} - {self.student_steps}, reverse=True)
-        each = self.other_share / len(others) if others else 0.0
-        return {self.student_steps: 1 - each * len(others), **dict.fromkeys(others, each)}
+        others = {steps: share for steps, share in self.other_steps.items() if steps != self.student_steps}
+        return {self.student_steps: 1 - sum(others.values()), **dict(sorted(others.items(), reverse=True))}
 
     @property
     def taught_share(self) -> float:
@@ -328,17 +327,16 @@ class PersonaliseSection(Section):
         return stages[self.method]
 
 
-class ExportSection(Section):
-    """The engine's build."""
+class GateSection(Section):
+    """What a challenger has to show against the champion, on the same pictures, captions and seeds."""
 
-    backend: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
-    opset: int = 18
-    threads: int = Field(0, ge=0, description="0: all cores")
-    tolerance: float = Field(1e-4, gt=0, description="largest relative L2 between engine and PyTorch")
-    text_length: int = Field(32, ge=4, description="text tokens kept per caption; as many as the latents keep")
-    steps: int = Field(4, ge=1, description="forwards per picture when latency is measured")
-    latency_runs: int = Field(12, ge=1)
-    batch_sizes: tuple[int, ...] = (1, 4)
+    least: int = Field(256, ge=8, description="answers of each side below which nothing is decided")
+    rounds: int = Field(20, ge=10, description="rounds of latency, both sides by turns")
+    margin: float = Field(0.2, gt=0, description="standard deviations that are not worse, of every metric")
+    margins: dict[str, float] = Field({}, description="the same for single metrics, by name")
+    latency_gain: float = Field(0.05, gt=0, lt=1, description="share of the latency saved that counts as better")
+    latency_margin: float = Field(0.2, gt=0, description="share of the latency that may be lost")
+    shown: int = Field(12, ge=0, description="regressions on the gate's page")
 
 
 class EvaluateSection(Section):
@@ -358,6 +356,8 @@ class EvaluateSection(Section):
     photo_bar: float = 0.60
     student_margin: float = Field(2.0, description="points the student may lie below the teacher")
     segmenter_steps: int = Field(800, ge=0, description="to find products in what was generated; 0: no expansion")
+    extractor: str = Field("vae-latent", description="features: clip:…, dinov2:…, inception:…, vae-latent, randconv:0")
+    gate: GateSection = GateSection()
     enforce: bool = Field(True, description="missed bars fail the checks; False: they only warn")
 
 
@@ -368,8 +368,8 @@ class Preset(Section):
     image_size: int = Field(64, ge=16)
     seed: int = 0
     # Validated by assets.curation.specs, which knows their meaning; training must not import it.
-    catalogue: dict[str, Any] = {}
-    curation: dict[str, Any] = {}
+    catalogue: dict[str, Any] = Field({})
+    curation: dict[str, Any] = Field({})
     autoencoder: AutoencoderSection = AutoencoderSection()
     latents: LatentsSection = LatentsSection()
     dit: DiTSection = DiTSection()

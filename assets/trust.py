@@ -1,0 +1,57 @@
+"""Signing what jobs made, and telling jobs whom to trust: keys and the catalog stay with the assets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from infra.errors import BackdropError
+from infra.jobs.spec import JobResult
+
+if TYPE_CHECKING:
+    from assets.line import Line
+    from deploy.manifest import Trust
+
+
+def trust_of(line: Line) -> Trust:
+    """The keys that the settings trust, and what the catalog knows of engines and their plans."""
+    from deploy.manifest import PLAN_ASSET, CatalogRow, Trust
+    from deploy.signing import open_signer, trusted_keys
+
+    settings = line.settings
+    rows = {
+        model.id: CatalogRow(asset=model.asset, data_version=model.data_version, dataset_version=model.dataset_version)
+        for model in line.catalog.models()
+        if model.asset in ("tensorrt_engine", PLAN_ASSET)
+    }
+    return Trust(keys=trusted_keys(settings.trusted_keys, open_signer(settings.signing_key, settings.state)), rows=rows)
+
+
+def seal(line: Line, result: JobResult, dataset_version: str) -> None:
+    """Sign the engine of a result, and record and sign its plans: bundle ids by cache key in `result.data`.
+
+    What a trusted key has signed is left alone. Raises BackdropError for an engine that the catalog does not know:
+    the row is written when the job's own result arrives, never from what lies in the store.
+    """
+    from deploy.manifest import ENGINE, PLAN, PLAN_ASSET, open_verified, sign_bundle
+    from deploy.signing import open_signer
+
+    plans: Mapping[str, str] = result.data.get("plans", {})
+    trust = trust_of(line)
+    engine = str(result.data["engine"])
+    if engine not in trust.rows:
+        raise BackdropError(
+            f"The catalog has no row of the engine {engine[:12]}…, whose result is in the store.",
+            "Use the catalog that the store belongs to, or delete the result and materialise tensorrt_engine again.",
+        )
+    for key, plan in plans.items():
+        if plan not in trust.rows:
+            line.catalog.record_model(plan, PLAN_ASSET, key, dataset_version)
+    trust = trust_of(line)
+    signer = open_signer(line.settings.signing_key, line.settings.state)
+    for identity, kind in [(engine, ENGINE), *((plan, PLAN) for plan in plans.values())]:
+        try:
+            open_verified(line.store, identity, kind, trust)
+        except BackdropError:
+            sign_bundle(line.store, identity, signer)
+            open_verified(line.store, identity, kind, trust)

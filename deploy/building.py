@@ -1,0 +1,132 @@
+"""Modules become graphs: exported, lowered to the recipe's format, held to the allowed operators, compared by node.
+
+The exporter is single-threaded Python, so the trunk is built in the job's process and the rest in a second one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from deploy.engines.model import OnnxModel
+from deploy.engines.protocol import GRAPHS
+from deploy.graphs import Export, decoder_export, encoder_export, text_export, to_onnx, write_onnx
+from deploy.nodes import NodeRow, compare_nodes, merge
+from deploy.operators import check_operators
+from deploy.precision import Recipe, bake
+from deploy.probes import NODES_AT, Probe, Probes
+from infra.object_store import open_store
+from training.models.io import load_model
+from training.models.text_encoder import TextEncoder
+from training.presets.sections import ExportSection
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuiltGraph:
+    """A graph as it is shipped, and what is known of it."""
+
+    model: OnnxModel
+    nodes: list[NodeRow]
+    facts: dict[str, Any]  # ir_version, operators, islands, lowered, casts, clamped
+
+
+def recipe_of(section: ExportSection) -> Recipe:
+    return Recipe(section.precision, section.islands)
+
+
+def build_graph(name: str, export: Export, section: ExportSection, probes: list[Probe], folder: Path) -> BuiltGraph:
+    """Build graph `name` into `folder`. Raises BackdropError for operators that not every engine can run."""
+    exported = to_onnx(export, section.opset)
+    exact, baked = exported.model, onnx.ModelProto()
+    baked.CopyFrom(exact)
+    done = bake(baked, recipe_of(section))
+    counts = check_operators(GRAPHS[name], baked)
+    rows = merge(
+        compare_nodes(name, exported.program, exact, baked, probes[index].shape, probes[index].feeds[name])
+        for index in NODES_AT
+    )
+    facts = {"ir_version": int(baked.ir_version), "operators": counts, **asdict(done)}
+    path = folder / GRAPHS[name]
+    write_onnx(baked, path)
+    return BuiltGraph(OnnxModel.at(path, section.precision), rows, facts)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the second process is asked for; goes through pickle."""
+
+    store: str
+    autoencoder: str
+    masked_decoder: str | None
+    text_encoder: str | None
+    section: str  # ExportSection as JSON
+    images: np.ndarray
+    captions: tuple[str, ...]
+    seed: int
+    patch: int
+    folder: Path
+
+
+@contextmanager
+def building_beside(asked: Beside) -> Iterator[Callable[[], dict[str, BuiltGraph]]]:
+    """Build encoder, decoder and text meanwhile; yields the call that waits for them.
+
+    Without "text" where the encoder at hand cannot be exported: the log says why, and PyTorch embeds the captions.
+    """
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_build_beside, args=(asked,), daemon=True, name="graphs-beside"
+    )
+    process.start()
+
+    def wait() -> dict[str, BuiltGraph]:
+        process.join()
+        if process.exitcode:
+            raise RuntimeError(f"exporting the autoencoder ended with exit code {process.exitcode}; see the log above")
+        section = ExportSection.model_validate_json(asked.section)
+        found: Mapping[str, Any] = json.loads((asked.folder / "beside.json").read_text())
+        return {
+            name: BuiltGraph(
+                OnnxModel.at(asked.folder / GRAPHS[name], section.precision),
+                [NodeRow(**row) for row in entry["nodes"]],
+                entry["facts"],
+            )
+            for name, entry in found.items()
+        }
+
+    try:
+        yield wait
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _build_beside(asked: Beside) -> None:
+    store, section = open_store(asked.store), ExportSection.model_validate_json(asked.section)
+    autoencoder = load_model(store, asked.autoencoder)
+    masked = load_model(store, asked.masked_decoder) if asked.masked_decoder else None
+    text_encoder = TextEncoder(asked.text_encoder, length=section.text_length)
+    probes = list(
+        Probes(asked.images, asked.captions, asked.seed, asked.patch).at(autoencoder, text_encoder, masked is not None)
+    )
+    built = {
+        "encoder": build_graph("encoder", encoder_export(autoencoder), section, probes, asked.folder),
+        "decoder": build_graph("decoder", decoder_export(autoencoder, masked), section, probes, asked.folder),
+    }
+    try:
+        built["text"] = build_graph("text", text_export(text_encoder), section, probes, asked.folder)
+    except Exception as error:  # any encoder may be given, and the exporter fails in many ways
+        log.warning("the text encoder does not become a graph, so PyTorch embeds the captions: %s", error)
+    entries = {name: {"nodes": [asdict(row) for row in one.nodes], "facts": one.facts} for name, one in built.items()}
+    (asked.folder / "beside.json").write_text(json.dumps(entries))
