@@ -38,8 +38,13 @@ class Parts(Protocol):
     ) -> np.ndarray:
         """Shapes as in DiT.forward; from `step` on for a student only, of which the last two may be left out."""
 
-    def decode(self, latent: np.ndarray) -> np.ndarray:
-        """(B, C, h, w) → (B, 3, H, W), about [-1, 1]."""
+    def decode(
+        self, latent: np.ndarray, picture: np.ndarray | None = None, mask: np.ndarray | None = None
+    ) -> np.ndarray:
+        """(B, C, h, w) → (B, 3, H, W), about [-1, 1].
+
+        A mask-conditioned decoder also reads what is kept of `picture` (B, 3, H, W): `mask` (B, 1, H, W) is 0 there.
+        """
 
     def embed(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Captions → text (B, L, E) float16 and lengths (B,) uint8."""
@@ -67,7 +72,8 @@ def complete(
     """
     holes = np.stack([product_hole(mask) for mask in product])  # (B, H, W)
     kept = np.stack([punch(to_float(image), hole) for image, hole in zip(images, holes, strict=True)])
-    masked = parts.encode(np.ascontiguousarray(kept.transpose(0, 3, 1, 2)))  # (B, C, h, w)
+    picture = np.ascontiguousarray(kept.transpose(0, 3, 1, 2))  # (B, 3, H, W)
+    masked = parts.encode(picture)  # (B, C, h, w)
     mask = to_cells(holes, parts.factor)[:, None]  # (B, 1, h, w)
     text = embedded(parts, captions)
     away = null_text(*text) if negative is None else embedded(parts, negative)
@@ -82,7 +88,8 @@ def complete(
             if guidance != 1.0:
                 v = v + np.float32(guidance - 1) * (v - parts.velocity(z, t, masked, mask, *away))
         z = z - v * np.float32(now - then)
-    return to_uint8(parts.decode(z).transpose(0, 2, 3, 1))
+    made = parts.decode(z, picture, holes[:, None].astype(np.float32))  # (B, 3, H, W)
+    return to_uint8(made.transpose(0, 2, 3, 1))
 
 
 def time_grid(steps: int, shift: float = 1.0) -> list[float]:

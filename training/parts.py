@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training.models.autoencoder import Autoencoder
+from training.models.decoder import MaskedDecoder
 from training.models.dit import DiT
 from training.precision import autocast
 
@@ -25,9 +26,11 @@ class TorchParts:
         embed: Embed,
         image_size: int,
         dtype: torch.dtype = torch.float32,
+        masked_decoder: MaskedDecoder | None = None,
     ) -> None:
         self.device = next(transformer.parameters()).device
         self.autoencoder = autoencoder.eval().to(self.device)
+        self.masked_decoder = masked_decoder.eval().to(self.device) if masked_decoder is not None else None
         self.transformer = transformer
         self.embed = embed
         self.image_size = image_size
@@ -59,9 +62,15 @@ class TorchParts:
         with torch.inference_mode(), autocast(self.dtype):
             return self.transformer(*tensors, lengths, *extra).float().cpu().numpy()
 
-    def decode(self, latent: np.ndarray) -> np.ndarray:
+    def decode(
+        self, latent: np.ndarray, picture: np.ndarray | None = None, mask: np.ndarray | None = None
+    ) -> np.ndarray:
         with torch.inference_mode(), autocast(self.dtype):
-            return self.autoencoder.decode(self._tensor(latent)).float().cpu().numpy()
+            if self.masked_decoder is not None and picture is not None and mask is not None:
+                made = self.masked_decoder.decode(*(self._tensor(part) for part in (latent, mask, picture)))
+            else:
+                made = self.autoencoder.decode(self._tensor(latent))
+            return made.float().cpu().numpy()
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)

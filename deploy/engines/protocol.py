@@ -74,7 +74,7 @@ class GraphEngine:
         """Latents float32 (B, C, h, w) → images float32 (B, 3, H, W) in about [-1, 1].
 
         A mask-conditioned decoder reads what is kept of `picture` (B, 3, H, W), where `mask` (B, 1, H, W) is 0;
-        without them it takes everything for missing.
+        without them everything counts as missing.
         """
         feeds = {"latents": _float(latent)}
         if self._masked:

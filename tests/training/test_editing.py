@@ -26,7 +26,7 @@ class PlainParts:
         self.calls.append({**given, **(dict(zip(names, rest, strict=True)) if rest else {})})
         return (z - masked) / t[:, None, None, None]
 
-    def decode(self, latent: np.ndarray) -> np.ndarray:
+    def decode(self, latent: np.ndarray, *kept: object) -> np.ndarray:
         return latent.repeat(4, 2).repeat(4, 3)
 
     def embed(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +128,7 @@ def test_a_negative_text_pushes_the_velocity_away_from_its_own() -> None:
         def embed(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
             return np.full((3, 1, 1), 2 if "blurred" in captions else 1, np.float16), np.ones(3, np.uint8)
 
-        def decode(self, latent: np.ndarray) -> np.ndarray:
+        def decode(self, latent: np.ndarray, *kept: object) -> np.ndarray:
             self.latent = latent
             return super().decode(latent)
 
