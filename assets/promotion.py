@@ -1,21 +1,23 @@
 """promotion: the engine becomes the challenger, and the champion when its checks, the gate and the policy agree."""
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from assets.line import Line
-from assets.stage import Upstream, commit_result, latest_metadata, upstream_of
+from assets.stage import Upstream, commit_result, latest_metadata, may_be_copied, output_prefix, upstream_of
 from assets.versions import data_version
 from infra.errors import BackdropError, ServiceError
 from infra.jobs.spec import Check, JobResult
 
 if TYPE_CHECKING:
-    from deploy.registry import Registry
+    from deploy.registry import ModelVersion, Registry
     from infra.catalog.ledger import Entry
 
 AS_RECORDED, HUMAN_APPROVAL = "alias_as_recorded", "human_approval"
+CARD_STAGES = ("autoencoder", "pretrained_dit", "inpainting_finetune", "distilled_model", "tensorrt_engine")
 LINE = "the line"
 """The actor where no human asked."""
 
@@ -55,6 +57,7 @@ def promotion(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -
     version = data_version(
         "deploy.promotion", upstream={"engine": engine.data_version, "report": report.data_version}, config={}
     )
+    card, shows = _write_card(context, line, registry, registry.version(name, found.version), report, version)
     result = JobResult(
         metadata={
             "model": name,
@@ -66,6 +69,8 @@ def promotion(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -
         },
         data={"version": found.version, "promoted": aliases.get(CHAMPION) == found.version},
         checks=[_as_recorded(noticed)],
+        files={"model card": card},
+        shows={card: shows},
     )
     return commit_result(context, line, "promotion", version, result)
 
@@ -119,6 +124,35 @@ def _promote(line: Line, registry: "Registry", version: str, report: Upstream, r
     except BackdropError as error:  # it is in the ledger, and the champion stays
         return str(error.what)
     return ""
+
+
+def _write_card(
+    context: dg.AssetExecutionContext,
+    line: Line,
+    registry: "Registry",
+    version: "ModelVersion",
+    report: Upstream,
+    data_version: str,
+) -> tuple[str, list[str]]:
+    """The version's model card: its page's key, and the delivered images that can be seen there."""
+    from deploy.model_card import FAILURES, gather, markdown, page
+    from infra.mlflow_runs import MlflowRuns
+
+    results = {}
+    for asset in CARD_STAGES:
+        if latest_metadata(context.instance, asset) is not None:
+            results[asset] = upstream_of(context, line, asset).result
+    made = latest_metadata(context.instance, "tensorrt_engine") or {}
+    cost = {name.removeprefix("lineage_"): float(value) for name, value in made.items() if name.startswith("lineage_")}
+    card = gather(line.store, line.catalog, version, report.result, results, cost)
+    key, html = f"{output_prefix('promotion', data_version, None)}/model-card.html", page(card).encode()
+    shows = report.result.shows.get(report.result.pictures.get(FAILURES, ""), [])
+    line.store.put(key, html)
+    registry.describe(version.name, version.version, markdown(card))
+    registry.tag(version.name, version.version, {"backdrop.model_card": f"{line.store.uri}/{key}"})
+    if version.run and may_be_copied(line, shows):
+        MlflowRuns(str(line.settings.mlflow_uri)).add_artifact(version.run, PurePosixPath("model-card.html"), html)
+    return key, shows
 
 
 def _as_recorded(noticed: "list[Entry]") -> Check:

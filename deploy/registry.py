@@ -39,12 +39,13 @@ REGISTERED_NAMES = {
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One registered version: its number in the registry, the bundle it stands for, and its tags."""
+    """One registered version: its number in the registry, the bundle it stands for, its tags and its MLflow run."""
 
     name: str
     version: str
     bundle: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    run: str = ""
 
 
 def source_of(bundle: str) -> str:
@@ -164,7 +165,9 @@ class Registry:
                 f"{who}, which is gone." if who else f"There is no version {version} of {name}.",
                 f"`backdrop history --model {name}` lists the versions that were champion; promote one that is there.",
             ) from None
-        return ModelVersion(name, str(found.version), bundle_of(found.source or ""), dict(found.tags))
+        return ModelVersion(
+            name, str(found.version), bundle_of(found.source or ""), dict(found.tags), found.run_id or ""
+        )
 
     def tag(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Set tags of a version."""

@@ -129,6 +129,10 @@ def test_from_the_first_champion_to_a_rollback(world: World, monkeypatch: pytest
     assert (newest.who, newest.reason) == ("unverified actor the line", "adherence is better")
     assert newest.evidence["gate"] == [{"p": 0.001}]
     assert newest.run
+    described = world.registry._client().get_model_version(ENGINE, third)
+    assert described.description.startswith(f"# {ENGINE} version {third}")
+    assert described.tags["backdrop.model_card"].endswith("/model-card.html")
+    assert "<h1>" in Path(made["file: model card"]).read_text()
 
     # Evidence against a champion of before does not count.
     world.engine(True, world.bundle(first))
