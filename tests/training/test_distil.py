@@ -79,7 +79,7 @@ def negatives() -> Negatives:
 
 def test_any_part_of_a_batch_has_its_share_of_every_budget() -> None:
     found, place = budgets(whole(240), SECTION)
-    assert SECTION.shares == pytest.approx({4: 0.6, 8: 0.4 / 3, 2: 0.4 / 3, 1: 0.4 / 3})
+    assert SECTION.shares == pytest.approx({4: 0.6, 8: 0.2, 2: 0.1, 1: 0.1})
     for part in (found, found[:60], found[97:157]):
         for budget, share in SECTION.shares.items():
             assert abs((part == budget).sum() - share * len(part)) <= 2
@@ -196,7 +196,7 @@ def test_perflow_straightens_the_teacher_s_path_in_each_window() -> None:
 
 
 def test_perflow_s_windows_are_solved_by_the_guided_teacher() -> None:
-    section = DistilSection(student_steps=4, other_steps=(), other_share=0.0)
+    section = DistilSection(other_steps={})
     teacher, asked, x = awake(), given(4), torch.randn(4, 4, 4, 4)
     with torch.no_grad():
         lesson = perflow(teacher, teacher, x, asked, whole(4), section)["window"]
@@ -287,8 +287,9 @@ def test_settings_that_do_not_fit_are_refused_with_their_numbers() -> None:
     with pytest.raises(ValidationError, match=r"anchor_share 0.7 .* 0.60"):
         DistilSection(anchor_share=0.7)
     with pytest.raises(ValidationError, match="at least 1"):
-        DistilSection(other_steps=(0,))
+        DistilSection(other_steps={0: 0.1})
     with pytest.raises(ValidationError, match="perflow"):
         DistilSection(loss="ladd")
-    assert DistilSection(student_steps=2).shares.keys() == {2, 8, 1}
-    assert DistilSection(other_steps=()).shares == {4: 1.0}
+    with pytest.raises(ValidationError, match=r"0\.10 of the samples"):
+        DistilSection(other_steps={2: 0.9})
+    assert DistilSection(student_steps=2).shares == pytest.approx({2: 0.7, 8: 0.2, 1: 0.1})
