@@ -1,4 +1,4 @@
-"""Formats baked into graphs: lower everywhere but on the islands, close to PyTorch at every node, exact at the borders."""
+"""Formats baked into graphs: lower everywhere but on the islands, and close to PyTorch at every node."""
 
 from __future__ import annotations
 

@@ -1,0 +1,282 @@
+"""TensorRT without TensorRT: the calls against a recorder, every name against the bindings of both releases."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from deploy.engines.model import OnnxModel
+from deploy.engines.tensorrt import refit as refitting
+from deploy.engines.tensorrt.build import BuildOptions, build, dimensions_of
+from deploy.engines.tensorrt.layers import expected_fusions, summarise
+from deploy.engines.tensorrt.profiles import Profile, bucket_profiles, fitting
+from deploy.engines.tensorrt.runtime import TrtGraph
+from infra.bundles import open_bundle
+from infra.errors import BackdropError
+from infra.files import sha256_bytes
+from infra.settings import REPOSITORY
+from tests.deploy.conftest import World
+from tests.deploy.trt_recorder import LAYERS, Recorder, builder, runner, zeros
+
+WHEELS = ("10.16.1.11", "11.4.0.106")
+PROFILE = Profile("1x1", {"batch": 1, "rows": 4}, {"batch": 1, "rows": 4}, {"batch": 4, "rows": 4})
+USED: set[str] = set()
+"""Every name that a test below made the code use."""
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Puts a recorder in tensorrt's place, and the CPU in CUDA's."""
+    recorders: list[Recorder] = []
+
+    def install(recorder: Recorder) -> Recorder:
+        monkeypatch.setitem(sys.modules, "tensorrt", recorder.module)
+        recorders.append(recorder)
+        return recorder
+
+    empty = torch.empty
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: SimpleNamespace(cuda_stream=7, synchronize=lambda: None))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+    monkeypatch.setattr(torch, "empty", lambda *size, device=None, **rest: empty(*size, **rest).zero_())
+    yield install
+    for recorder in recorders:
+        USED.update(recorder.names)
+
+
+def graph(half: bool = True, attentions: int = 2) -> OnnxModel:
+    """Softmaxes between products, of inputs (batch, 2·rows)."""
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    weight = numpy_helper.from_array(np.eye(8, dtype=np.float16 if half else np.float32), "w")
+    nodes = []
+    for index in range(attentions):
+        nodes += [
+            helper.make_node("MatMul", ["x", "w"], [f"s{index}"]),
+            helper.make_node("Softmax", [f"s{index}"], [f"p{index}"]),
+            helper.make_node("MatMul", [f"p{index}", "w"], [f"y{index}"]),
+        ]
+    made = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", kind, ["batch", "2*rows"])],
+        [helper.make_tensor_value_info("y0", kind, None)], [weight],
+    )  # fmt: skip
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)])
+    return OnnxModel("g.onnx", model.SerializeToString())
+
+
+def test_a_build_is_strongly_typed_with_a_profile_per_bucket(installed: Any) -> None:
+    recorder = installed(builder(["x"]))
+    other = Profile("2x1", {"batch": 1, "rows": 2}, {"batch": 1, "rows": 2}, {"batch": 4, "rows": 2})
+    built = build(graph(), [PROFILE, other], BuildOptions(version_compatible=True, refittable=True), b"")
+    assert built.plan == b"plan"
+    assert "STRONGLY_TYPED" in recorder.names
+    assert not recorder.names & {"FP16", "BF16", "EXPLICIT_BATCH", "set_precision", "max_workspace_size"}
+    assert recorder.called("set_shape") == [("x", (1, 8), (1, 8), (4, 8)), ("x", (1, 4), (1, 4), (4, 4))]
+    assert len(recorder.called("add_optimization_profile")) == 2
+    assert {str(flag) for (flag,) in recorder.called("set_flag")} == {"VERSION_COMPATIBLE", "REFIT"}
+    assert (3,) in recorder.called("builder_optimization_level=")
+    assert built.layers.fused_attention == 2
+    assert built.layers.float32 == 1
+    assert built.device_bytes == 4096
+
+
+def test_the_parser_s_own_words_are_passed_on(installed: Any) -> None:
+    installed(builder(["x"], parse=lambda graph: False, num_errors=1, get_error=lambda index: "no Einsum"))
+    with pytest.raises(BackdropError, match=r"does not take g\.onnx: no Einsum"):
+        build(graph(), [PROFILE], BuildOptions())
+    installed(builder(["x"], build_serialized_network=lambda network, config: None))
+    with pytest.raises(BackdropError, match="could not build"):
+        build(graph(), [PROFILE], BuildOptions())
+
+
+def test_external_weights_are_found_beside_the_file(installed: Any, tmp_path: Path) -> None:
+    recorder = installed(builder(["x"]))
+    model = graph()
+    build(OnnxModel(model.name, model.graph, tmp_path), [PROFILE], BuildOptions())
+    assert recorder.called("parse_from_file") == [(str(tmp_path / "g.onnx"),)]
+
+
+def test_a_pinned_timing_cache_is_the_one_and_stays_the_one(installed: Any) -> None:
+    pinned = sha256_bytes(b"measured")
+    recorder = installed(builder(["x"]))
+    assert build(graph(), [PROFILE], BuildOptions(timing_cache=pinned), b"measured").timing_cache == b"measured"
+    assert recorder.called("create_timing_cache") == [(b"measured",)]
+    assert [str(flag) for (flag,) in recorder.called("set_flag")] == ["ERROR_ON_TIMING_CACHE_MISS"]
+    with pytest.raises(BackdropError, match="pinned is"):
+        build(graph(), [PROFILE], BuildOptions(timing_cache=pinned), b"measured elsewhere")
+    more = lambda: SimpleNamespace(serialize=lambda: b"measured and more")  # noqa: E731
+    installed(builder(["x"], get_timing_cache=more))
+    with pytest.raises(BackdropError, match="did not suffice"):
+        build(graph(), [PROFILE], BuildOptions(timing_cache=pinned), b"measured")
+    installed(builder(["x"], set_timing_cache=lambda cache, ignore: ignore))
+    with pytest.raises(BackdropError, match="another GPU or release"):
+        build(graph(), [PROFILE], BuildOptions())
+
+
+def test_attention_that_is_not_fused_is_refused_in_half_precision(installed: Any) -> None:
+    installed(builder(["x"], get_engine_information=lambda form: '{"Layers": ["softmax", "gemm"]}'))
+    with pytest.raises(BackdropError, match="Of 2 attentions"):
+        build(graph(), [PROFILE], BuildOptions())
+    assert build(graph(), [PROFILE], BuildOptions(fused_attention=False)).layers.layers == 2
+    assert build(graph(half=False), [PROFILE], BuildOptions()).layers.fused_attention == 0
+
+
+def test_layers_are_counted_by_the_inspector_s_words() -> None:
+    assert summarise(LAYERS).as_dict() == {"layers": 3, "fused_attention": 2, "float32": 1}
+    assert summarise({"Layers": ["_gemm_mha_v2", "conv"]}).fused_attention == 1
+    assert summarise({}).layers == 0
+    assert expected_fusions(graph().graph) == 2
+
+
+RANGES = [
+    {"x": ((1, 4), (1, 4), (4, 4)), "t": ((1,), (1,), (4,))},
+    {"x": ((1, 8), (1, 8), (4, 8)), "t": ((1,), (1,), (4,))},
+]
+
+
+def test_a_call_takes_the_profile_that_holds_its_shapes(installed: Any) -> None:
+    recorder = installed(runner(RANGES, "y", (2, 8)))
+    plan = TrtGraph("trunk", b"plan")
+    assert recorder.called("deserialize_cuda_engine") == [(b"plan",)]
+    assert plan({"x": zeros(2, 4), "t": zeros(2)}).shape == (2, 8)
+    assert recorder.called("set_optimization_profile_async") == []
+    plan({"x": zeros(3, 8), "t": zeros(3)})
+    plan({"x": zeros(1, 8), "t": zeros(1)})
+    assert recorder.called("set_optimization_profile_async") == [(1, 7)]
+    assert ("x", (3, 8)) in recorder.called("set_input_shape")
+    with pytest.raises(BackdropError, match=r"no profile for x \(5, 8\)"):
+        plan({"x": zeros(5, 8), "t": zeros(5)})
+    plan.close()
+    with pytest.raises(ValueError, match="closed"):
+        plan({"x": zeros(2, 4), "t": zeros(2)})
+
+
+def test_a_plan_that_tensorrt_refuses_or_fails_to_run_is_one_clear_message(installed: Any) -> None:
+    installed(runner(RANGES, "y", (2, 8), deserialize_cuda_engine=lambda plan: None))
+    with pytest.raises(BackdropError, match="refuses the plan of trunk"):
+        TrtGraph("trunk", b"plan")
+    installed(runner(RANGES, "y", (2, 8), execute_async_v3=lambda stream: False))
+    with pytest.raises(BackdropError, match="failed to run"):
+        TrtGraph("trunk", b"plan")({"x": zeros(2, 4), "t": zeros(2)})
+
+
+def refitter(**answers: Any) -> Recorder:
+    given: dict[str, Any] = {
+        "refittable": True,
+        "get_missing_weights": list,
+        "refit_from_bytes": lambda graph: True,
+        "refit_from_file": lambda path: True,
+        "refit_cuda_engine": lambda: True,
+        "num_errors": 1,
+        "get_error": lambda index: "a shape changed",
+        "serialize": lambda: b"refitted",
+    }
+    return runner(RANGES, "y", (2, 8), **{**given, **answers})
+
+
+GOLDEN = {"x": zeros(2, 4), "t": zeros(2)}
+
+
+def test_a_refit_counts_only_when_complete_and_golden(installed: Any, tmp_path: Path) -> None:
+    recorder = installed(refitter())
+    assert refitting.refit("trunk", b"plan", graph(), GOLDEN, zeros(2, 8), 1e-3) == b"refitted"
+    assert recorder.called("deserialize_cuda_engine") == [(b"plan",), (b"refitted",)]
+    beside = OnnxModel("g.onnx", graph().graph, tmp_path)
+    assert refitting.refit("trunk", b"plan", beside, GOLDEN, zeros(2, 8), 1e-3) == b"refitted"
+    with pytest.raises(BackdropError, match="off by"):
+        refitting.refit("trunk", b"plan", graph(), GOLDEN, zeros(2, 8) + 1, 1e-3)
+    bad = [
+        ({"get_missing_weights": lambda: ["blocks.0.qkv"]}, r"without a value: blocks\.0\.qkv"),
+        ({"refit_from_bytes": lambda graph: False}, "a shape changed"),
+        ({"refit_cuda_engine": lambda: False}, "could not refit"),
+        ({"refittable": False}, "cannot be refitted"),
+        ({"deserialize_cuda_engine": lambda plan: None}, "cannot be refitted"),
+    ]
+    for answers, why in bad:
+        installed(refitter(**answers))
+        with pytest.raises(BackdropError, match=why):
+            refitting.refit("trunk", b"plan", graph(), GOLDEN, zeros(2, 8), 1e-3)
+
+
+def test_profiles_come_from_the_buckets() -> None:
+    found = bucket_profiles({"1x1": (64, 64), "2x1": (32, 64)}, factor=8, patch=2, tokens=24, batch=4)
+    assert [profile["bucket"] for profile in found["trunk"]] == ["1x1", "2x1"]
+    trunk = Profile(**found["trunk"][1])  # type: ignore[arg-type]
+    assert trunk.shapes(["batch", 8, "2*rows", "2*columns"]) == ((1, 8, 4, 8), (1, 8, 4, 8), (4, 8, 4, 8))
+    assert trunk.shapes(["batch", "tokens"]) == ((1, 1), (1, 24), (4, 24))
+    assert Profile(**found["decoder"][0]).shapes(["8*rows"]) == ((64,), (64,), (64,))  # type: ignore[arg-type]
+    with pytest.raises(KeyError):
+        trunk.shapes(["length"])
+    with pytest.raises(LookupError):
+        fitting({"x": (1, 4, 4)}, RANGES)
+
+
+def test_every_free_dimension_of_the_onnx_files_has_a_profile(world: World) -> None:
+    bundle = open_bundle(world.store, world.engine)
+    assert set(bundle.meta["profiles"]) == {"encoder", "decoder", "trunk", "text"}
+    for name, profiles in bundle.meta["profiles"].items():
+        for dimensions in dimensions_of(bundle.read(f"{name}.onnx")).values():
+            low, best, high = Profile(**profiles[0]).shapes(dimensions)
+            assert all(a <= b <= c for a, b, c in zip(low, best, high, strict=True))
+
+
+@pytest.fixture(scope="module")
+def bindings() -> dict[str, bytes]:
+    """Release → the bytes of its bindings, from PyPI, kept between runs."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "backdrop" / "tensorrt-bindings"
+    found = {}
+    for release in WHEELS:
+        wheels = list(cache.glob(f"tensorrt_cu12_bindings-{release}-*.whl"))
+        if not wheels:
+            wanted = f"tensorrt-cu12-bindings=={release}"
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+            options = ["--python-version", "3.11", "--platform", "manylinux_2_28_x86_64", "--only-binary=:all:"]
+            done = subprocess.run(
+                [*command, *options, "--dest", str(cache), wanted], capture_output=True, text=True, timeout=120
+            )
+            if done.returncode:
+                pytest.skip(f"PyPI gave no {wanted}: {done.stderr.strip().splitlines()[-1:]}")
+            wheels = list(cache.glob(f"tensorrt_cu12_bindings-{release}-*.whl"))
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            found[release] = wheel.read("tensorrt_bindings/tensorrt.so")
+    return found
+
+
+def named_in_source() -> set[str]:
+    """Every attribute that the code reads of `trt`, also in branches that no test above takes."""
+    names: set[str] = set()
+    for path in (REPOSITORY / "deploy" / "engines" / "tensorrt").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                chain, inner = [node.attr], node.value
+                while isinstance(inner, ast.Attribute):
+                    chain.append(inner.attr)
+                    inner = inner.value
+                if isinstance(inner, ast.Name) and inner.id == "trt":
+                    names.update(chain)
+    return names
+
+
+def test_both_releases_have_every_name_that_is_used(bindings: dict[str, bytes]) -> None:
+    """Last in this file: the tests above have filled `USED`."""
+    names = (USED | named_in_source() | {"NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"}) - {"__version__"}
+    assert {"STRONGLY_TYPED", "execute_async_v3", "get_missing_weights", "get_tensor_profile_shape"} <= names
+    for release, data in bindings.items():
+        # A name ends with a zero byte; it may begin inside a longer one, for linkers merge equal endings.
+        missing = sorted(name for name in names if name.encode() + b"\0" not in data)
+        assert not missing, f"TensorRT {release} has no {', '.join(missing)}"
+    # The check can fail: what weak typing needed is gone from 11.
+    assert b"FP16\0" in bindings[WHEELS[0]]
+    assert b"FP16\0" not in bindings[WHEELS[1]]
