@@ -1,4 +1,4 @@
-"""What may be loaded: signed by a trusted key, known to the catalog, whole; anything else is refused before it is read."""
+"""What may be loaded: signed by a trusted key, known to the catalog, whole; all else is refused before it is read."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_without_signature_row_or_agreement_it_does_not(store: ObjectStore, sign
     other = trust.rows[identity].model_copy(update={"dataset_version": "withdrawn"})
     with pytest.raises(BackdropError, match="dataset_version is 'withdrawn' there, 'd' here"):
         open_verified(store, identity, ENGINE, Trust(keys=trust.keys, rows={identity: other}))
-    with pytest.raises(BackdropError, match="holds a engine, not an plan|holds a"):
+    with pytest.raises(BackdropError, match="holds a engine"):
         open_verified(store, identity, PLAN, trust)
     sign_bundle(store, identity, open_signer(None, tmp_path / "stranger"))
     with pytest.raises(BackdropError, match="not trusted"):
