@@ -33,6 +33,7 @@ def evaluation_report(
     from deploy.specs import EvaluateSpec
 
     inputs = {name: upstream_of(context, line, name) for name in _STAGES}
+    champion, tainted = champion_for(line, str(inputs["tensorrt_engine"].result.data["engine"]))
     deliveries = {
         delivery.name: key
         for delivery in line.catalog.list_deliveries()
@@ -56,12 +57,33 @@ def evaluation_report(
         },
         extra={
             "trust": trust_of(line),
+            "champion": champion,
+            "champion_tainted": tainted,
             "preset": line.preset.name,
             "delivery_results": deliveries,
             "stage1": inputs["inpainting_finetune"].result.data.get("stage1"),
             "stage_results": {name: found.result_key for name, found in inputs.items()},
         },
     )
+
+
+def champion_for(line: Line, engine: str) -> tuple[str | None, str]:
+    """The engine that this one has to beat, None where there is none, and why that has to go anyway.
+
+    It is the champion; of the champion itself the one that it replaced, so that its report stays what it was.
+    """
+    from deploy.registry import CHAMPION, REGISTERED_NAMES, TAINT_TAG, Registry
+
+    name, registry = REGISTERED_NAMES["tensorrt_engine"], Registry(str(line.settings.mlflow_uri))
+    champion = registry.get_alias(name, CHAMPION)
+    if champion is not None and champion.bundle == engine:
+        rows = [row for row in line.catalog.settled(name, CHAMPION) if row.bundle == engine]
+        before = rows[-1].from_version if rows else None  # when it became champion for the first time
+        champion = registry.version(name, before) if before is not None else None
+    if champion is None:
+        return None, ""
+    taint = champion.tags.get(TAINT_TAG, "")
+    return champion.bundle, f"the champion is tainted ({taint})" if taint else ""
 
 
 def _filter_result(context: dg.AssetExecutionContext, line: Line, delivery: str) -> str | None:

@@ -10,16 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from deploy import compare
+from deploy import compare, contest
 from deploy import expansion as expansions
+from deploy.against import against_champion, gate_check, judged
 from deploy.checks import judge
 from deploy.engines.open import open_engine
 from deploy.engines.protocol import GraphEngine
+from deploy.failures import worst_answers
+from deploy.model_card import FAILURES
 from deploy.parity import ParityRow, worst
 from deploy.report import Findings, PhotographAnswers, build_report, shown_in_report
 from deploy.samples import Pictures, Sample
 from deploy.specs import EvaluateSpec
-from evaluation.photographs import requests_for, score_photograph, summarise
+from evaluation.expansion import LEAST_IOU
+from evaluation.features import open_extractor
+from evaluation.photographs import Request, requests_for, score_photograph, summarise
 from evaluation.report.page import render
 from infra.bundles import open_bundle
 from infra.jobs.program import JobContext
@@ -47,28 +52,39 @@ class _Counter:
 
 
 def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
-    """Measure, judge and write the page."""
+    """Measure, judge and write the pages."""
     started = time.monotonic()
     section = spec.config
     manifest = open_bundle(job.store, spec.engine).meta
     engine = open_engine(job.store, spec.engine, spec.trust, manifest["backend"], text_encoder=spec.text_encoder)
     pictures = Pictures(job.store, spec.dataset, spec.image_size, job.folder / "cache")
     samples = pictures.holdout(section.images)
-    photographs = pictures.photographs(section.photos)
+    asked = [(photo, requests_for(photo.id, section.photo_captions)) for photo in pictures.photographs(section.photos)]
     known = pictures.training(_KNOWN_BYTES // (4 * spec.image_size**2)) if samples else []
+    tuples = contest.tuples_of(samples, asked, spec.seed)
     columns = 3 if spec.stage1 is not None and section.segmenter_steps else 2
-    counter = _Counter(job, columns * len(samples) + len(photographs) * section.photo_captions)
+    columns_of_gate = len(tuples) if spec.champion else 0
+    counter = _Counter(job, columns * len(samples) + (len(tuples) - len(samples)) + columns_of_gate)
 
     student = compare.Way(section.student_steps, section.guidance, student=True)
     shift = shift_of(job.store, spec.teacher)
     teacher = compare.Way(section.teacher_steps, section.guidance, student=False, shift=shift)
     made, scores = _on_catalogue(spec, job, engine, known, samples, {"student": student, "teacher": teacher}, counter)
-    learning = partial(job.progress, "segmenter")
-    expansion = expansions.measure(
-        made, samples, known, engine, steps=section.segmenter_steps, seed=spec.seed, progress=learning
-    )
-    answers = _on_photographs(spec, engine, photographs, student, counter)
+    segmenter = None
+    if section.segmenter_steps and known:
+        learning = partial(job.progress, "segmenter")
+        segmenter = expansions.learn(known, engine, steps=section.segmenter_steps, seed=spec.seed, progress=learning)
+    expansion = expansions.measure(segmenter, made, samples, engine, seed=spec.seed)
+    drawn = _on_photographs(spec, engine, tuples, len(samples), student, counter)
+    answers = answers_of(asked, drawn)
     identity = _identity(samples, made, answers)
+    judges = contest.Judges(
+        open_extractor(section.extractor, engine.encode, spec.autoencoder),
+        segmenter if expansion.iou is not None and expansion.iou >= LEAST_IOU else None,
+    )
+    parts = [part for part in (made.get(compare.ENGINE), drawn) if part is not None]
+    answered = np.concatenate(parts) if parts else None
+    against = against_champion(spec, job, engine, tuples, student, answered, judges, counter)
     engine.close()
 
     means = compare.means_of(scores)
@@ -87,6 +103,7 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
         expansion,
         section,
     )
+    checks.append(gate_check(against.decision))
     findings = Findings(
         samples=samples, made=made, scores=scores, means=means, answers=answers, photo_numbers=photo_numbers,
         checks=checks, manifest=manifest, student=student, teacher=teacher, expansion=expansion,
@@ -100,24 +117,47 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
         "photographs": photo_numbers,
         "product_identity": identity,
         "expansion": expansion.as_dict(),
+        "judged": judged(against.scores),
         "latency_ms": manifest["latency_ms"],
         "forwards": {compare.ENGINE: student.forwards, compare.TEACHER: teacher.forwards},
         "samples": len(samples),
     }
     job.metrics(_flat(means.get(compare.ENGINE, {}), photo_numbers), 0)
+    decision = against.decision
+    pictures_of, lines = _failures(job, tuples, answered, against.scores)
     return JobResult(
         metadata={
             "backend": engine.backend,
             "held_out": len(samples),
-            "photographs": len(photographs),
+            "photographs": len(asked),
             **{name: round(value, 4) for name, value in means.get(compare.ENGINE, {}).items()},
             "failed": ", ".join(check.name for check in checks if not check.passed) or "none",
+            "gate": decision.reason if decision is not None else "there is no champion",
             "seconds": round(time.monotonic() - started, 1),
         },
-        files={"report": report, "metrics": job.put_json("metrics", metrics)},
-        data={"metrics": metrics, "passed": passed(checks)},
+        files={"report": report, "metrics": job.put_json("metrics", metrics), **against.files},
+        data={
+            "metrics": metrics,
+            "passed": passed(checks),
+            "champion": spec.champion,
+            "decision": decision.as_dict() if decision is not None else None,
+            "failures": lines,
+        },
+        pictures=pictures_of,
         checks=checks,
     )
+
+
+def _failures(
+    job: JobContext[EvaluateSpec], tuples: contest.Tuples, made: np.ndarray | None, scores: Mapping[str, np.ndarray]
+) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """The worst answers as a picture, by its title, and in words."""
+    worst_ones = None
+    if made is not None:
+        worst_ones = worst_answers(tuples.samples, tuples.captions, made, scores, contest.PRIMARY)
+    if worst_ones is None:
+        return {}, []
+    return {FAILURES: job.put_png("failures", worst_ones.png, worst_ones.ids)}, worst_ones.lines
 
 
 def passed(checks: Sequence[Check]) -> bool:
@@ -171,26 +211,36 @@ def shift_of(store: ObjectStore, bundle: str) -> float:
 
 
 def _on_photographs(
-    spec: EvaluateSpec, engine: GraphEngine, photographs: list[Sample], way: compare.Way, counter: _Counter
-) -> list[PhotographAnswers]:
-    """Every photograph with each of its captions. One photograph's captions share a seed: only the words differ."""
-    asked = [(photo, requests_for(photo.id, spec.config.photo_captions)) for photo in photographs]
-    rows = [photo for photo, requests in asked for _ in requests]
+    spec: EvaluateSpec,
+    engine: GraphEngine,
+    tuples: contest.Tuples,
+    first: int,
+    way: compare.Way,
+    counter: _Counter,
+) -> np.ndarray | None:
+    """uint8 (K, S, S, 3) before compositing for the tuples from `first` on: each photograph with each of its captions.
+
+    One photograph's captions share a seed: only the words differ.
+    """
+    rows = tuples.samples[first:]
     if not rows:
-        return []
-    captions = [request.caption for _, requests in asked for request in requests]
-    seeds = [compare.seed_of(spec.seed, photo.id) for photo in rows]
-    generated = compare.generate(engine, way, rows, captions, seeds, spec.config.batch_size, counter)
-    answers = []
-    for index, (photo, requests) in enumerate(asked):
-        mine = generated[index * len(requests) : (index + 1) * len(requests)]
+        return None
+    captions, seeds = tuples.captions[first:], tuples.seeds[first:]
+    return compare.generate(engine, way, rows, captions, seeds, spec.config.batch_size, counter)
+
+
+def answers_of(asked: Sequence[tuple[Sample, Sequence[Request]]], drawn: np.ndarray | None) -> list[PhotographAnswers]:
+    """What was drawn (K, S, S, 3) for each photograph, and how it scores."""
+    answers, start = [], 0
+    for photo, requests in asked:
+        if drawn is None:
+            break
+        mine = drawn[start : start + len(requests)]
+        start += len(requests)
         products = np.repeat(photo.product[None], len(mine), axis=0)
         composites = composite(np.repeat(photo.image[None], len(mine), axis=0), mine, products)
-        answers.append(
-            PhotographAnswers(
-                photo, requests, composites, score_photograph(photo.image, photo.product, mine, composites, requests)
-            )
-        )
+        score = score_photograph(photo.image, photo.product, mine, composites, list(requests))
+        answers.append(PhotographAnswers(photo, requests, composites, score))
     return answers
 
 

@@ -56,44 +56,40 @@ class Expansions:
         return found
 
 
-def measure(
-    made: Mapping[str, np.ndarray],
-    samples: Sequence[Sample],
-    training: Sequence[Sample],
-    parts: Parts,
-    *,
-    steps: int,
-    seed: int,
-    progress: Callable[[int, int], None],
-) -> Expansions:
-    """Expansions of `made`, column → uint8 (N, S, S, 3) before compositing; `STAGE1` and `TEACHER` are compared.
+Segmenter = Callable[[np.ndarray], np.ndarray]
+"""Pictures uint8 (N, S, S, 3) → their products, bool (N, S, S)."""
 
-    Of `parts` only the autoencoder is used. `steps` are the segmenter's; with none nothing is measured.
-    """
-    if not steps or not samples or not training:
-        return _nothing("it was not asked for" if not steps else "there are no catalogue pictures")
+
+def learn(
+    training: Sequence[Sample], parts: Parts, *, steps: int, seed: int, progress: Callable[[int, int], None]
+) -> Segmenter:
+    """A segmenter that has learned the catalogue's products for `steps`; of `parts` only the autoencoder is used."""
     from evaluation.product_segmenter import train_segmenter
 
     known = np.stack([sample.image for sample in training[:LEARNED]])
     masks = np.stack([sample.product for sample in training[:LEARNED]])
-    segmenter = train_segmenter(
+    return train_segmenter(
         np.concatenate([known, _decoded(parts, known[::3])]),
         np.concatenate([masks, masks[::3]]),
         steps=steps,
         seed=seed,
         progress=progress,
     )
-    return measure_by(segmenter, made, samples, parts, seed)
 
 
-def measure_by(
-    segmenter: Callable[[np.ndarray], np.ndarray],
+def measure(
+    segmenter: Segmenter | None,
     made: Mapping[str, np.ndarray],
     samples: Sequence[Sample],
     parts: Parts,
     seed: int,
 ) -> Expansions:
-    """The same with any segmenter, uint8 (N, S, S, 3) → bool (N, S, S)."""
+    """Expansions of `made`, column → uint8 (N, S, S, 3) before compositing; `STAGE1` and `TEACHER` are compared.
+
+    Of `parts` only the autoencoder is used.
+    """
+    if segmenter is None:
+        return _nothing("no segmenter was asked for, or there are no catalogue pictures")
     shown = [index for index, sample in enumerate(samples) if sample.product.any()]
     if len(shown) < 2:
         return _nothing(f"{len(shown)} held-out pictures with a product say nothing")

@@ -67,6 +67,7 @@ def build_report(spec: EvaluateSpec, store: ObjectStore, found: Findings) -> Rep
         title="Backdrop: what this engine can do",
         backend=backend,
         facts=[
+            *_against(found.checks),
             ("Dataset version", spec.dataset[:16]),
             ("Preset", spec.preset or "–"),
             ("Picture size", f"{spec.image_size} px"),
@@ -89,6 +90,10 @@ def build_report(spec: EvaluateSpec, store: ObjectStore, found: Findings) -> Rep
         deliveries=deliveries_of(store, spec.delivery_results),
         lineage=lineage_of(store, spec.stage_results, spec.dataset),
     )
+
+
+def _against(checks: Sequence[Check]) -> list[tuple[str, str]]:
+    return [("Against the champion", str(c.metadata["reason"])) for c in checks if "reason" in c.metadata]
 
 
 def shown_in_report(spec: EvaluateSpec, store: ObjectStore, found: Findings) -> set[str]:
@@ -263,7 +268,7 @@ def _engine_notes(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     made_with = manifest["producers"]
     return [
         ("Backend", f"{BACKENDS[manifest['backend']]} {manifest['backend_version']}"),
-        ("Precision", manifest["precision"]),
+        ("Precision", manifest["precision"]["format"]),
         ("Largest error allowed", f"{manifest['tolerance']:.0e} relative L2"),
         ("ONNX opset", str(manifest["opset"])),
         ("Exported by", f"torch {made_with['torch']}"),

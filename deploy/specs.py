@@ -21,6 +21,7 @@ CHECKS = (
     "product_identity",
     "photographs",
     "engine_parity",
+    "gate",
 )
 
 
@@ -47,6 +48,8 @@ class EvaluateSpec(JobSpec):
     dataset: str
     engine: str
     trust: Trust = Field(Trust(), description="whose signature the engine must bear, and the catalog's rows")
+    champion: str | None = Field(None, description="the engine that serves now; None: there is none")
+    champion_tainted: str = Field("", description="why the champion has to go if nothing is worse; empty: it need not")
     teacher: str
     stage1: str | None = Field(None, description="the teacher as it was before the second stage of its fine-tune")
     autoencoder: str

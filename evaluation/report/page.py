@@ -129,11 +129,12 @@ class Report:
 
 def render(report: Report) -> str:
     """The whole page: one HTML file, no request, no script."""
-    return _template().render(report=report)
+    return template("template.html.j2").render(report=report)
 
 
-@lru_cache(maxsize=1)
-def _template() -> Template:
+@lru_cache(maxsize=4)
+def template(name: str) -> Template:
+    """A page's template, of this folder."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     folder = Path(__file__).parent
@@ -146,4 +147,4 @@ def _template() -> Template:
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     environment.filters["share"] = lambda part, whole: 100.0 * part / whole if whole else 0.0
-    return environment.get_template("template.html.j2")
+    return environment.get_template(name)

@@ -11,12 +11,13 @@ import pytest
 from deploy import compare
 from deploy.evaluate import run, shift_of
 from deploy.history import notes_of, series_of, truth_table
+from deploy.model_card import FAILURES
 from deploy.samples import Pictures, is_catalogue
 from deploy.specs import CHECKS, EvaluateSpec
 from infra.jobs.spec import JobResult
 from tests.deploy.conftest import SIZE, World
 from training.editing import Parts
-from training.presets.sections import EvaluateSection
+from training.presets.sections import EvaluateSection, GateSection
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,46 @@ def test_every_check_is_reported_and_the_product_survives(evaluated: JobResult) 
     assert checks["product_identity"].passed
     assert checks["engine_parity"].passed
     assert evaluated.data["passed"]
+
+
+@pytest.mark.parametrize(
+    ("champion", "said"),
+    [
+        ("its own", "neither adherence nor latency is surely better"),
+        ("0" * 64, "the champion cannot be opened"),
+    ],
+)
+def test_against_a_champion(world: World, champion: str, said: str) -> None:
+    gate = GateSection(least=8, rounds=10, latency_gain=0.9, latency_margin=50.0)
+    spec = EvaluateSpec(
+        store=world.store.uri,
+        output=f"stages/evaluation_report/{champion[:3].strip()}",
+        dataset=world.dataset,
+        engine=world.engine,
+        champion=world.engine if champion == "its own" else champion,
+        trust=world.trust,
+        teacher=world.teacher,
+        autoencoder=world.autoencoder,
+        image_size=SIZE,
+        config=EvaluateSection(
+            segmenter_steps=0, batch_size=8, teacher_steps=1, student_steps=1, photos=4, enforce=False, gate=gate
+        ),
+    )
+    result = JobResult.model_validate_json(run(spec, world.job(spec)).model_dump_json())
+    assert said in result.data["decision"]["reason"]
+    assert not result.data["decision"]["promote"]
+    assert not next(check for check in result.checks if check.name == "gate").passed
+    assert result.data["passed"]
+    assert result.data["metrics"]["judged"]["adherence"]["n"] == 4 + 3 * 4
+    if champion == "its own":
+        assert "The champion stays" in world.store.get(result.files["gate"]).decode()
+
+
+def test_the_worst_answers_are_shown_and_told(world: World, evaluated: JobResult) -> None:
+    assert world.store.get(evaluated.pictures[FAILURES]).startswith(b"\x89PNG")
+    lines = evaluated.data["failures"]
+    assert [line["adherence"] for line in lines] == sorted(line["adherence"] for line in lines)
+    assert evaluated.data["decision"] is None
 
 
 def test_numbers_of_every_column(evaluated: JobResult) -> None:

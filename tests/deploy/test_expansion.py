@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.expansion import STAGE1, TRUTH, measure_by
+from deploy.expansion import STAGE1, TRUTH, measure
 from deploy.samples import Sample
 
 SIZE, COUNT = 32, 8
@@ -38,7 +38,7 @@ SAMPLES = [
 
 
 def test_the_stages_are_compared_and_the_truth_is_the_error_of_the_measurement() -> None:
-    found = measure_by(
+    found = measure(
         grey, {STAGE1: drawn(6), "teacher": drawn(2), "engine": drawn(0), "Telea": drawn(9)}, SAMPLES, parts(), 0
     )
     assert found.iou == found.decoded_iou == 1
@@ -49,17 +49,17 @@ def test_the_stages_are_compared_and_the_truth_is_the_error_of_the_measurement()
 
 
 def test_without_a_first_stage_nothing_is_compared() -> None:
-    found = measure_by(grey, {"teacher": drawn(2), "engine": drawn(0)}, SAMPLES, parts(), 0)
+    found = measure(grey, {"teacher": drawn(2), "engine": drawn(0)}, SAMPLES, parts(), 0)
     assert found.stages is None
     assert "first stage" in found.why
     assert found.means["teacher"] == pytest.approx(0.25)
 
 
 def test_a_segmenter_below_the_bar_is_refused() -> None:
-    found = measure_by(lambda images: np.ones(images.shape[:3], bool), {"teacher": drawn(2)}, SAMPLES, parts(), 0)
+    found = measure(lambda images: np.ones(images.shape[:3], bool), {"teacher": drawn(2)}, SAMPLES, parts(), 0)
     assert not found.means
     assert "below 0.95" in found.why
 
 
 def test_one_picture_says_nothing() -> None:
-    assert measure_by(grey, {}, SAMPLES[:1], parts(), 0).why
+    assert measure(grey, {}, SAMPLES[:1], parts(), 0).why

@@ -1,0 +1,86 @@
+"""The evaluation's second half: the engine against the one that serves now, and the page of the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from deploy import compare, contest, contest_page
+from deploy.engines.open import open_engine
+from deploy.engines.protocol import GraphEngine
+from deploy.specs import EvaluateSpec
+from evaluation.bootstrap import mean_interval
+from evaluation.gate import Decision
+from evaluation.report.contest import render
+from infra.bundles import open_bundle
+from infra.errors import BackdropError
+from infra.jobs.program import JobContext
+from infra.jobs.spec import Check
+from infra.object_store import ObjectMissing
+
+
+@dataclass(frozen=True)
+class Against:
+    """What came of the contest: no decision without a champion. `scores`: the engine's own, metric → (N,)."""
+
+    scores: Mapping[str, np.ndarray]
+    decision: Decision | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def against_champion(
+    spec: EvaluateSpec,
+    job: JobContext[EvaluateSpec],
+    engine: GraphEngine,
+    tuples: contest.Tuples,
+    way: compare.Way,
+    made: np.ndarray | None,
+    judges: contest.Judges,
+    counter: Callable[[int], None],
+) -> Against:
+    """The engine's own scores, and the gate where there is a champion that can be opened.
+
+    `made`: what the engine has answered to the tuples, (N, S, S, 3) before compositing; None where there are none.
+    """
+    if made is None:
+        refused = Decision(False, "refused: there is nothing to ask; the champion stays", refused=True)
+        return Against({}, refused if spec.champion else None)
+    if spec.champion is None:
+        return Against(contest.scores_of(tuples, made, judges))
+    try:
+        backend = open_bundle(job.store, spec.champion).meta["backend"]
+        champion = open_engine(job.store, spec.champion, spec.trust, backend, text_encoder=spec.text_encoder)
+    except (BackdropError, ObjectMissing) as error:
+        refused = Decision(False, f"refused: the champion cannot be opened ({error}); it stays", refused=True)
+        return Against(contest.scores_of(tuples, made, judges), refused)
+    section = spec.config
+    outcome = contest.hold(tuples, champion, engine, way, made, judges, section.gate, section.batch_size, counter)
+    champion.close()
+    if spec.champion_tainted:
+        outcome = replace(outcome, decision=contest.waived(outcome.decision, spec.champion_tainted))
+    facts = [("Champion", spec.champion[:16]), ("Challenger", spec.engine[:16]), ("Features", section.extractor)]
+    page, shown = contest_page.build(tuples, outcome, facts, section.gate.shown)
+    key = f"{job.output}/gate.html"
+    job.note_shown(key, set(shown))
+    job.store.put(key, render(page).encode())
+    return Against(outcome.challenger.scores, outcome.decision, {"gate": key})
+
+
+def judged(scores: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Metric → {"mean", "low", "high", "n"}: with the 95 % interval, where two values or more are known."""
+    found = {}
+    for name, values in scores.items():
+        known = values[np.isfinite(values)]
+        if len(known) >= 2:
+            interval = mean_interval(known)
+            found[name] = {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": len(known)}
+    return found
+
+
+def gate_check(decision: Decision | None) -> Check:
+    """That the champion stays is an outcome, not a failure: it stops nothing."""
+    if decision is None:
+        return Check(name="gate", passed=True, severity="warn", metadata={"note": "there is no champion"})
+    return Check(name="gate", passed=decision.promote, severity="warn", metadata=decision.as_dict())
