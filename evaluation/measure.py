@@ -1,7 +1,7 @@
 """All metrics of one side, per picture, in the order of the tuples: what the gate compares and the report shows.
 
-Every metric is measured before compositing, but for `identity`, `seam` and `feature_distance`, which are of what a user
-sees. A metric that does not apply to a picture is NaN there, for every model alike.
+Colours, light, expansion and leakage are measured before compositing, all else on what a user sees. A metric that does
+not apply to a picture is NaN there, for every model alike.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PARTIAL = frozenset({"expansion", "shadow", "light", "feature_distance"})
 """Metrics of the sample catalogue alone, whose truth is known: NaN for photographs."""
 
 Rank = Callable[[np.ndarray, np.ndarray, Sequence[str]], np.ndarray]
-"""Pictures uint8 (N, H, W, 3), products bool (N, H, W) and captions → rewards (N,)."""
+"""Composites uint8 (N, H, W, 3), products bool (N, H, W) and captions → rewards (N,)."""
 Score = Callable[[np.ndarray, Sequence[str]], np.ndarray]
 """Pictures uint8 (N, H, W, 3) and captions → scores (N,)."""
 
@@ -111,7 +111,7 @@ def measure_all(
             apart = extractor(seen[rows]).astype(np.float64) - extractor(images[rows])
             found["feature_distance"] = _at(rows, count, np.linalg.norm(apart, axis=1))
     if reward is not None:
-        found["reward"] = np.asarray(reward(made, products, asked), np.float64)
+        found["reward"] = np.asarray(reward(seen, products, asked), np.float64)
     if clip is not None:
         found["clip_score"] = np.asarray(clip(seen, asked), np.float64)
     return found
