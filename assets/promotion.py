@@ -68,7 +68,7 @@ def promotion(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -
             "failed_checks": ", ".join(failed) or "none",
         },
         data={"version": found.version, "promoted": aliases.get(CHAMPION) == found.version},
-        checks=[_as_recorded(noticed)],
+        checks=[as_recorded(noticed)],
         files={"model card": card},
         shows={card: shows},
     )
@@ -78,6 +78,8 @@ def promotion(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -
 @dg.asset_check(asset="tensorrt_engine", name=HUMAN_APPROVAL, description="a human has said yes to this very engine")
 def human_approval(context: dg.AssetCheckExecutionContext, line: dg.ResourceParam[Line]) -> dg.AssetCheckResult:
     """Another checkpoint is another engine: it needs a yes of its own. Where no policy asks for one, it only warns."""
+    from deploy.approvals import approvers
+    from deploy.promotion import approved
     from deploy.registry import REGISTERED_NAMES
 
     made = latest_metadata(context.instance, "tensorrt_engine")
@@ -86,7 +88,7 @@ def human_approval(context: dg.AssetCheckExecutionContext, line: dg.ResourcePara
     bundle = JobResult.model_validate_json(line.store.get(str(made["result"]))).data["engine"]
     judged = line.catalog.judgement(REGISTERED_NAMES["tensorrt_engine"], str(bundle))
     return dg.AssetCheckResult(
-        passed=judged is not None and judged.kind == "approved",
+        passed=approved(judged, approvers(line.settings.approvers)),
         severity=dg.AssetCheckSeverity.WARN,
         metadata=judgement_metadata(judged) | {"policy": line.settings.approval},
     )
@@ -101,7 +103,8 @@ def judgement_metadata(judged: "Entry | None") -> dict[str, Any]:
 
 def _promote(line: Line, registry: "Registry", version: str, report: Upstream, run: str) -> str:
     """Why the version is not champion; empty when it is."""
-    from deploy.promotion import Actor, Request, promote
+    from deploy.approvals import Actor, approvers
+    from deploy.promotion import Request, promote
     from deploy.registry import CHAMPION, REGISTERED_NAMES
 
     name, found = REGISTERED_NAMES["tensorrt_engine"], report.result.data
@@ -116,6 +119,7 @@ def _promote(line: Line, registry: "Registry", version: str, report: Upstream, r
         name, version, Actor(LINE), decision["reason"] if decision else "the first champion: its checks have passed",
         evidence={"report": report.result_key, **({"gate": decision["evidence"]} if decision else {})}, run=run,
         against=judged.version if judged else "none", approval=line.settings.approval == "required",
+        approvers=approvers(line.settings.approvers),
     )  # fmt: skip
     try:
         promote(registry, line.catalog, request)
@@ -155,7 +159,8 @@ def _write_card(
     return key, shows
 
 
-def _as_recorded(noticed: "list[Entry]") -> Check:
+def as_recorded(noticed: "list[Entry]") -> Check:
+    """Whether the ledger had known where the alias was."""
     moved = [entry for entry in noticed if entry.kind == "found"]
     said = [f"from {entry.from_version or 'none'} to {entry.to_version or 'none'}" for entry in moved]
     return Check(name=AS_RECORDED, passed=not moved, severity="warn", metadata={"moved": "; ".join(said) or "none"})

@@ -13,15 +13,24 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
-from deploy.promotion import Actor
 from deploy.signing import Signer, verify
 from infra.errors import BackdropError, nearest
 from infra.files import canonical_json
 
 PURPOSE = "approval"
+APPROVE = "approve"
 LIFETIME = timedelta(days=1)
 _AHEAD = timedelta(minutes=5)  # that clocks may differ by
 _KEYS = "BACKDROP_APPROVERS"
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who asks. `verified`: with a signature that was checked, which is `token` (kept in the ledger)."""
+
+    name: str
+    verified: bool = False
+    token: str = ""
 
 
 @dataclass(frozen=True)

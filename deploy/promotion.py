@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from deploy.approvals import APPROVE, Actor, Claim, actor_of
 from deploy.registry import CHALLENGER, CHAMPION, PREVIOUS, TAINT_TAG, ModelVersion, Registry
 from infra.catalog.catalog import Catalog
 from infra.catalog.ledger import (
@@ -25,9 +26,10 @@ from infra.catalog.ledger import (
     INTENT,
     REFUSED,
     REJECTED,
+    AliasHeld,
     Entry,
 )
-from infra.errors import BackdropError, ServiceError
+from infra.errors import BackdropError
 
 log = logging.getLogger(__name__)
 
@@ -39,20 +41,12 @@ _READ_SECONDS = 2.0  # that a command which only reads waits for a promotion und
 
 
 @dataclass(frozen=True)
-class Actor:
-    """Who asks. `verified`: with a signature that was checked, which is `token` (kept in the ledger)."""
-
-    name: str
-    verified: bool = False
-    token: str = ""
-
-
-@dataclass(frozen=True)
 class Request:
     """What is asked of a version, by whom and why.
 
     `against`: the champion that the evidence compares with ("none" where there was none); without it, the one that was
-    champion when the request came in. `approval`: whether a policy asks for a human's.
+    champion when the request came in. `approval`: whether a policy asks for a human's; `approvers`: name → public key
+    of those whose yes counts, empty where everybody's does.
     """
 
     model: str
@@ -63,6 +57,7 @@ class Request:
     run: str = ""
     against: str | None = None
     approval: bool = False
+    approvers: Mapping[str, str] = field(default_factory=dict)
 
     def entry(self, kind: str, bundle: str, alias: str = CHAMPION, before: str | None = None) -> Entry:
         """A row of the ledger that says so."""
@@ -165,17 +160,24 @@ def reconcile(registry: Registry, catalog: Catalog, model: str) -> list[Entry]:
     try:
         with catalog.alias_lock(model, CHAMPION, _READ_SECONDS):
             return _reconcile(registry, catalog, model)
-    except ServiceError:
-        if not catalog.open_intents(model, CHAMPION):
-            raise
+    except AliasHeld:
         log.info("a promotion of %s is under way", model)
         return []
 
 
-def is_approved(catalog: Catalog, model: str, bundle: str) -> bool:
-    """Whether the newest judgement of a bundle is a yes."""
-    judged = catalog.judgement(model, bundle)
-    return judged is not None and judged.kind == APPROVED
+def approved(judged: Entry | None, approvers: Mapping[str, str]) -> bool:
+    """Whether a bundle's newest judgement is a yes of somebody who may say it. A row alone proves nothing: its token is
+    verified again, so that a name that was struck off the approvers, or a row from elsewhere, does not count."""
+    if judged is None or judged.kind != APPROVED:
+        return False
+    if not approvers:
+        return True
+    claim = Claim(APPROVE, judged.model, str(judged.to_version), judged.bundle, judged.actor, "")
+    try:
+        return actor_of(str(judged.evidence.get("token", "")), claim, approvers, judged.at).name == judged.actor
+    except BackdropError as error:
+        log.warning("row %s of the ledger is no approval: %s", judged.id, error.what)
+        return False
 
 
 def _raced(request: Request, meanwhile: list[Entry], current: str | None) -> BackdropError | None:
@@ -204,7 +206,7 @@ def _unfit(catalog: Catalog, target: ModelVersion, request: Request) -> Backdrop
             f"{name} was rejected by {judged.who}: {judged.reason}",
             f"`backdrop approve {target.version}` overrules it, or promote another.",
         )
-    if request.approval and judged is None:
+    if request.approval and not approved(judged, request.approvers):
         return BackdropError(f"{name} waits for approval.", f"`backdrop approve {target.version}`, then promote it.")
     return None
 
@@ -280,9 +282,8 @@ def _judge(registry: Registry, catalog: Catalog, request: Request, kind: str) ->
     written = catalog.add_entry(request.entry(kind, target.bundle, CHALLENGER))
     if kind == REJECTED and aliases.get(CHALLENGER) == target.version:
         registry.drop_alias(request.model, CHALLENGER)
-    registry.tag(
-        request.model, target.version, {"backdrop.judged": f"{kind} by {written.who}: {written.reason}"[:5000]}
-    )
+    said = f"{kind} by {written.who}: {written.reason}"
+    registry.tag(request.model, target.version, {"backdrop.judged": said[:_TAG_LENGTH]})
     return written
 
 

@@ -25,7 +25,7 @@ from orchestration.automation import (
     training_set_job,
     watch_deliveries,
 )
-from orchestration.promotion_jobs import PROMOTION_JOBS, promote_when_approved
+from orchestration.promotion_jobs import PROMOTION_JOBS, promote_when_approved, watch_champion
 from orchestration.reaping import job_reaper
 
 #: In lineage order.
@@ -49,7 +49,7 @@ defs = dg.Definitions(
     asset_checks=[human_approval],
     jobs=[ingest_job, retrain_job, training_set_job, personalise_job, *PROMOTION_JOBS],
     schedules=[nightly_retraining],
-    sensors=[watch_deliveries, job_reaper, promote_when_approved],
+    sensors=[watch_deliveries, job_reaper, promote_when_approved, watch_champion],
     resources={"line": Line()},
     # The stages follow one another and each wants the whole machine: a process per step would only add imports.
     executor=dg.in_process_executor,

@@ -65,10 +65,10 @@ def carry_out(line: Line, command: Command) -> Answer:
     registry = Registry(line.tracking.uri)
     claim, row = _claim(registry, line, command)
     token = command.token or (sign(_signer(settings, command), claim) if _key(settings, command) else "")
-    actor = actor_of(token, claim, approvers(settings.approvers))
+    known = approvers(settings.approvers)
     request = promotion.Request(
-        command.model, claim.version, actor, command.reason, run=command.run,
-        approval=settings.approval == "required",
+        command.model, claim.version, actor_of(token, claim, known), command.reason, run=command.run,
+        approval=settings.approval == "required", approvers=known,
     )  # fmt: skip
     if command.action in ("approve", "reject"):
         judge = promotion.approve if command.action == "approve" else promotion.reject

@@ -8,6 +8,7 @@ from dataclasses import replace
 import dagster as dg
 
 from assets.line import Line
+from assets.promotion import as_recorded
 from orchestration.promoting import ENGINE, Command, carry_out
 
 
@@ -98,6 +99,33 @@ promote_when_approved = dg.AutomationConditionSensorDefinition(
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Materialises promotion once a human has approved the newest engine.",
 )
+
+
+@dg.sensor(
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Writes down an alias that was moved outside the ledger, and fails promotion's check for it.",
+)
+def watch_champion(
+    context: dg.SensorEvaluationContext, line: dg.ResourceParam[Line]
+) -> dg.SensorResult | dg.SkipReason:
+    """MLflow tells nobody who moved an alias, so somebody has to look."""
+    from deploy.promotion import reconcile
+    from deploy.registry import Registry
+
+    noticed = reconcile(Registry(line.tracking.uri), line.catalog, ENGINE)
+    check = as_recorded(noticed)
+    if check.passed:
+        return dg.SkipReason("the aliases are where the ledger says")
+    context.log.warning("an alias was moved by hand: %s", check.metadata["moved"])
+    seen = dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey("promotion"),
+        check_name=check.name,
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=check.metadata,
+    )
+    return dg.SensorResult(asset_events=[seen])
 
 
 def _carry_out(context: dg.OpExecutionContext, line: Line, command: Command) -> None:

@@ -34,6 +34,10 @@ _TABLE = LedgerRecord.__table__
 _LOCK_NOT_AVAILABLE = "55P03"
 
 
+class AliasHeld(ServiceError):
+    """Somebody else is moving the alias."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A row of the ledger; `id` and `at` are the database's own, 0 and None until it is written.
@@ -70,7 +74,7 @@ class Ledger(CatalogDatabase):
         """One process at a time moves an alias. The lock goes with the connection, also after kill -9.
 
         It is held by an idle transaction (so that a pooler between us keeps it with one server connection); rows are
-        written in transactions of their own meanwhile. Raises ServiceError when it is not free within `seconds`.
+        written in transactions of their own meanwhile. Raises AliasHeld when it is not free within `seconds`.
         """
         with self._transaction() as connection:
             try:
@@ -82,7 +86,7 @@ class Ledger(CatalogDatabase):
             except OperationalError as error:
                 if getattr(error.orig, "sqlstate", "") != _LOCK_NOT_AVAILABLE:
                     raise
-                raise ServiceError(
+                raise AliasHeld(
                     f"{model}@{alias} has been held by another promotion for {seconds:.0f} s",
                     "wait until it has ended, then run the same command again",
                 ) from None

@@ -10,7 +10,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from deploy.promotion import Actor, Request
+from deploy.approvals import Actor
+from deploy.promotion import Request
 from deploy.registry import REGISTERED_NAMES, Registry
 from infra.catalog import Catalog
 

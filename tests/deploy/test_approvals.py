@@ -11,7 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from deploy.approvals import Claim, actor_of, approvers, sign
+from deploy.promotion import approved
 from deploy.signing import Signer
+from infra.catalog.ledger import APPROVED, REJECTED, Entry
 from infra.errors import BackdropError
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -83,3 +85,32 @@ def test_who_may_approve_is_read_from_a_setting() -> None:
     for bad in ("anna", f"={'ab' * 32}", "anna=abc"):
         with pytest.raises(BackdropError, match="no name and public key"):
             approvers(bad)
+
+
+def test_a_row_of_the_ledger_is_an_approval_only_with_its_token() -> None:
+    token = sign(ANNA, CLAIM)
+    at = NOW + timedelta(minutes=1)
+    row = Entry(
+        APPROVED,
+        CLAIM.model,
+        "challenger",
+        None,
+        "4",
+        CLAIM.bundle,
+        "anna",
+        True,
+        "fine",
+        {"token": token},
+        id=1,
+        at=at,
+    )
+    assert approved(row, KNOWN)
+    assert approved(replace(row, evidence={}), {}), "without approvers a bare name is enough"
+    assert not approved(replace(row, evidence={}), KNOWN)
+    assert not approved(replace(row, bundle="ef" * 32), KNOWN)
+    assert not approved(replace(row, actor="bo"), KNOWN)
+    assert not approved(row, {"bo": KNOWN["bo"]}), "who is no approver any more does not count"
+    assert not approved(replace(row, evidence={"token": sign(EVE, CLAIM)}), KNOWN)
+    assert not approved(replace(row, evidence={"token": sign(ANNA, replace(CLAIM, action="promote"))}), KNOWN)
+    assert not approved(replace(row, kind=REJECTED), {})
+    assert not approved(None, {})

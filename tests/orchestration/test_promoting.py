@@ -22,6 +22,7 @@ from infra.errors import BackdropError
 from infra.jobs.spec import Check, JobResult
 from infra.settings import Settings
 from orchestration.promoting import ENGINE, Command, carry_out, run_command, show_history, show_token
+from orchestration.promotion_jobs import watch_champion
 
 pytestmark = pytest.mark.integration
 
@@ -92,6 +93,7 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     from infra.database import remove_postgres
+    from infra.services import wait_for_mlflow
     from orchestration.services import services
 
     before = dict(os.environ)
@@ -104,6 +106,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     try:
         with services(Settings.load(), console) as environment:
             os.environ.update(environment)
+            wait_for_mlflow(Settings.load())
             with dg.DagsterInstance.get() as instance:
                 yield World(Settings.load(), console, page, instance)
     finally:
@@ -161,8 +164,14 @@ def test_from_the_first_champion_to_a_rollback(world: World, monkeypatch: pytest
         return checks([key])[key].event.dagster_event.asset_check_evaluation_data.passed  # type: ignore[union-attr]
 
     assert as_recorded() is False
-    world.promote()
-    assert as_recorded() is True
+    fifth = world.registry.aliases(ENGINE)["champion"]  # its evidence was against the first, which a hand brought back
+    assert fifth == "5"
+    world.registry.set_alias(ENGINE, "champion", third)
+    looked = [watch_champion(dg.build_sensor_context(instance=world.instance), line=world.line) for _ in range(2)]
+    assert isinstance(looked[0], dg.SensorResult)
+    (event,) = looked[0].asset_events
+    assert (event.passed, event.metadata["moved"].value) == (False, f"from {fifth} to {third}")  # type: ignore[union-attr]
+    assert isinstance(looked[1], dg.SkipReason)
 
 
 def test_a_policy_that_asks_for_a_human(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
