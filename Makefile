@@ -5,7 +5,7 @@ UV     := $(VENV)/bin/uv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 
-.PHONY: install run test test-fast test-cluster lint ui clean bench lock manifests
+.PHONY: install run test test-fast test-cluster lint ui clean bench engine-gpu lock manifests
 
 install: $(STAMP)
 
@@ -48,6 +48,11 @@ test-cluster: install
 bench: install $(if $(filter-out curation,$(NAME)),,$(VENV)-peers/.installed) \
 		$(if $(filter-out training,$(NAME)),,$(VENV)-peers-training/.installed)
 	@$(PY) -m tests.benchmarks $(NAME)
+
+# On a machine with a GPU: PyTorch compiled, ONNX Runtime with CUDA and TensorRT, each where it is installed, built,
+# checked and timed at the sizes of small and base. Without a GPU it says what was not run.
+engine-gpu: install
+	@$(PY) -m tests.benchmarks.engines_gpu
 
 # What the benchmarks compare with, in an environment of its own: its versions of numpy and pillow are not ours.
 $(VENV)-peers/.installed: pyproject.toml | install
