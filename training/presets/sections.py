@@ -248,9 +248,9 @@ class DistilSection(FlowSection):
     )
     guidance_low: float = Field(1.0, ge=0)
     guidance_high: float = Field(3.0, ge=0)
-    negative_share: float = Field(0.25, ge=0, le=1, description="samples with a text to lead away from")
+    negative_share: float = Field(0.2, ge=0, le=1, description="samples with a text to lead away from")
     anchor_share: float = Field(
-        0.25, gt=0, lt=1, description="samples that are also a lesson of the teacher's velocity"
+        0.15, gt=0, lt=1, description="samples that are also a lesson of the teacher's velocity"
     )
 
     @model_validator(mode="after")
