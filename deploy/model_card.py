@@ -12,14 +12,13 @@ from html import escape
 from typing import Any
 
 from deploy.ancestry import ancestors
-from deploy.registry import TAINT_TAG, ModelVersion
+from deploy.registry import DESCRIPTION_LENGTH, TAINT_TAG, ModelVersion
 from evaluation.report.figures import png
 from infra.catalog.catalog import Catalog
 from infra.catalog.tracing import OriginCount
 from infra.jobs.spec import JobResult
 from infra.object_store import ObjectStore
 
-DESCRIPTION_LENGTH = 5000  # of a version's description in MLflow's database
 _FACTS = ("steps", "parameters", "precision", "seconds", "images_per_second", "device", "ranks", "final_loss")
 
 FAILURES = "Known failures"
@@ -112,8 +111,7 @@ def recipe_rows(chain: Sequence[tuple[str, str, str]], stages: Mapping[str, JobR
 def cost_rows(cost: Mapping[str, float], stages: Mapping[str, JobResult]) -> Rows:
     """GPU-hours and energy of the whole lineage where they were counted, and the hours that its trainings took."""
     rows: Rows = [("what", "how much")]
-    if "gpu_seconds" in cost:
-        rows.append(("GPU-hours", f"{cost['gpu_seconds'] / 3600:.3g}"))
+    rows.append(("GPU-hours", f"{cost['gpu_seconds'] / 3600:.3g}" if "gpu_seconds" in cost else "none counted"))
     if cost.get("preempted_gpu_seconds"):
         rows.append(("of these lost to preemption", f"{cost['preempted_gpu_seconds'] / 3600:.3g}"))
     if "gpu_cost" in cost:

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 SCHEME = "backdrop"
 BUNDLE_TAG = "backdrop.bundle"
 TAINT_TAG = "backdrop.tainted"
+DESCRIPTION_LENGTH = 5000  # of a version's description in MLflow's database
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
 #: What a stage makes → the name it is registered under.
@@ -116,7 +117,7 @@ class Registry:
     def taint(self, name: str, bundle: str, why: str) -> list[str]:
         """Tag every version of `name` that holds `bundle` as trained on what was taken down since; their numbers.
 
-        A version that several takedowns concern carries all their reasons.
+        A version that several takedowns concern carries all their reasons. Its model card begins with each of them.
         """
         client = self._client()
         tagged = []
@@ -124,6 +125,8 @@ class Registry:
             reasons = [part for part in version.tags.get(TAINT_TAG, "").split("; ") if part]
             if why not in reasons:
                 client.set_model_version_tag(name, version.version, TAINT_TAG, "; ".join([*reasons, why]))
+                card = f"**Trained on what was taken down since: {why}**\n\n{version.description or ''}"
+                client.update_model_version(name, version.version, card[:DESCRIPTION_LENGTH])
             tagged.append(str(version.version))
         return sorted(tagged, key=int)
 

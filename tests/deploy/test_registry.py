@@ -37,13 +37,16 @@ def test_the_same_bundle_is_one_version(registry: Registry) -> None:
 
 
 def test_a_tainted_version_names_every_takedown_once(registry: Registry) -> None:
-    version = registry.register(NAME, "5d" * 32)
+    version = registry.register(NAME, "5d" * 32, description="the card")
     other = registry.register(NAME, "6e" * 32)
     for why in ("takedown 1: asked to", "takedown 2: licence", "takedown 1: asked to"):
         assert registry.taint(NAME, "5d" * 32, why) == [version]
     assert registry.taint(NAME, "7f" * 32, "takedown 1") == []
     tags = registry._client().get_model_version(NAME, version).tags
     assert tags["backdrop.tainted"] == "takedown 1: asked to; takedown 2: licence"
+    described = registry._client().get_model_version(NAME, version).description
+    assert described.count("Trained on what was taken down since") == 2
+    assert described.endswith("the card")
     assert "backdrop.tainted" not in registry._client().get_model_version(NAME, other).tags
     registry.set_alias(NAME, "shown", version)
     assert registry.aliases(NAME) == {"shown": version}
