@@ -15,7 +15,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "curation": ["catalogue", "near_duplicates", "catalog_rows", "dirty", "structural", "memory"],
     "training": ["trunk", "training_job", "training_overhead", "training_gpu", "personalise"],
     "cluster": ["slices"],
-    "ship": ["gate", "promotion", "distillation", "engines"],
+    "ship": ["gate", "promotion", "distillation", "engines", "engines_gpu"],
     "operate": ["whole_line"],
 }
 
