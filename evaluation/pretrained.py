@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from evaluation.features import FeatureExtractor, in_chunks, resized, resizing
+from evaluation.metrics.text import clip_score
 from infra.errors import BackdropError
 from infra.files import sha256_file
 from training._compat.hidden import hidden_from
@@ -103,6 +104,10 @@ class Clip(_Network):
         tokens = tokenizer(list(captions), padding=True, truncation=True, max_length=limit, return_tensors="pt")
         with torch.inference_mode():
             return torch.nn.functional.normalize(self._model.get_text_features(**tokens), dim=1).numpy()
+
+    def scores(self, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+        """CLIPScore (N,) of pictures and their captions: the `clip` of `evaluation.measure.measure_all`."""
+        return clip_score(self(images), self.text(captions))
 
 
 class Dinov2(_Network):

@@ -7,8 +7,12 @@ import pytest
 import torch
 from torchmetrics.image.kid import poly_mmd
 
+from evaluation.features import open_extractor
+from evaluation.guards import distances, guards
+from evaluation.measured import difference
 from evaluation.metrics.distance import KERNELS, cmmd, gaussian, guard, kid, polynomial
 from evaluation.metrics.text import clip_score
+from infra.errors import BackdropError
 
 
 def drawn(count: int, shift: float = 0.0, seed: int | list[int] = 0, width: int = 16) -> np.ndarray:
@@ -51,6 +55,28 @@ def test_a_guard_says_better_and_worse_and_nothing_of_the_same() -> None:
     assert worse.challenger == pytest.approx(cmmd(good + 0.5, reference))
     assert worse.champion == pytest.approx(better.challenger)
     assert worse.pictures == 64
+
+
+def test_numbers_of_the_report_carry_their_key_and_guard_the_challenger() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.integers(0, 256, (60, 24, 24, 3), dtype=np.uint8)
+    good, grey = rng.integers(0, 256, (40, 24, 24, 3), dtype=np.uint8), np.full((40, 24, 24, 3), 128, np.uint8)
+    identities = [str(index) for index in range(60)]
+    extractor = open_extractor("randconv:0")
+    found = guards(extractor, good, grey, reference, identities)
+    alone = distances(extractor, grey, reference, identities)
+    for name, both in found.items():
+        assert both.guard.worse
+        assert both.challenger == alone[name]
+        assert both.champion.value < both.challenger.value
+        assert difference(both.champion, alone[name]) < 0
+        assert both.as_dict()["worse"] is True
+    other = distances(open_extractor("randconv:1"), grey, reference, identities)
+    fewer = distances(extractor, grey[:20], reference, identities)
+    elsewhere = distances(extractor, grey, reference, identities[1:])
+    for number in (other["kid"], fewer["kid"], elsewhere["kid"], alone["cmmd"]):
+        with pytest.raises(BackdropError, match="cannot be compared"):
+            difference(number, alone["kid"])
 
 
 def test_distances_refuse_what_they_cannot_measure() -> None:

@@ -103,6 +103,8 @@ def test_clip_from_a_folder_embeds_pictures_and_captions(tmp_path: Path) -> None
     for vectors in (features, texts):
         assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert not np.allclose(texts[0], texts[1])
+    scores = extractor.scores(pictures(2), ["ab", "b a"])  # type: ignore[attr-defined]
+    assert scores == pytest.approx(2.5 * np.maximum((features[:2] * texts).sum(axis=1), 0), abs=1e-5)
     assert "32 × 32" in extractor.preprocessing
     weights = tmp_path / "model.safetensors"
     data = bytearray(weights.read_bytes())
