@@ -33,8 +33,9 @@ def seal(line: Line, result: JobResult, dataset_version: str) -> None:
     What a trusted key has signed is left alone. Raises BackdropError for an engine that the catalog does not know:
     the row is written when the job's own result arrives, never from what lies in the store.
     """
-    from deploy.manifest import ENGINE, PLAN, PLAN_ASSET, open_verified, sign_bundle
+    from deploy.manifest import ENGINE, PLAN, PLAN_ASSET, agree, open_verified, sign_bundle
     from deploy.signing import open_signer
+    from infra.bundles import open_bundle
 
     plans: Mapping[str, str] = result.data.get("plans", {})
     trust = trust_of(line)
@@ -53,5 +54,6 @@ def seal(line: Line, result: JobResult, dataset_version: str) -> None:
         try:
             open_verified(line.store, identity, kind, trust)
         except BackdropError:
+            agree(open_bundle(line.store, identity), trust.rows.get(identity), f"The {kind} {identity[:12]}…")
             sign_bundle(line.store, identity, signer)
             open_verified(line.store, identity, kind, trust)

@@ -41,12 +41,6 @@ class Trust(BaseModel):
     keys: tuple[str, ...] = ()
     rows: dict[str, CatalogRow] = {}
 
-    def of(self, asset: str, data_version: str) -> list[str]:
-        """Ids of the bundles that the catalog knows under this asset and data version."""
-        return [
-            identity for identity, row in self.rows.items() if (row.asset, row.data_version) == (asset, data_version)
-        ]
-
 
 def signature_key(identity: str) -> str:
     """Where the signature of the bundle with this id lies: beside its manifest."""
@@ -82,11 +76,11 @@ def open_verified(store: ObjectStore, identity: str, kind: str, trust: Trust) ->
     if sha256_bytes(manifest) != identity:  # it was read twice
         raise BackdropError(f"The manifest of {what} changed while it was read.", "Find out who writes there.")
     verify(PURPOSE, manifest, signature, trust.keys, what)
-    _agree(bundle, trust.rows.get(identity), what)
+    agree(bundle, trust.rows.get(identity), what)
     return bundle
 
 
-def _agree(bundle: Bundle, row: CatalogRow | None, what: str) -> None:
+def agree(bundle: Bundle, row: CatalogRow | None, what: str) -> None:
     """Raises BackdropError unless the catalog's row says of the bundle what its manifest says."""
     if row is None:
         raise BackdropError(
