@@ -19,6 +19,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.engines.model import OnnxModel
+from deploy.engines.plans import build_plans, timing_key
 from deploy.engines.tensorrt import refit as refitting
 from deploy.engines.tensorrt.build import BuildOptions, build, dimensions_of
 from deploy.engines.tensorrt.layers import expected_fusions, summarise
@@ -27,6 +28,7 @@ from deploy.engines.tensorrt.runtime import TrtGraph
 from infra.bundles import open_bundle
 from infra.errors import BackdropError
 from infra.files import sha256_bytes
+from infra.object_store import open_store
 from infra.settings import REPOSITORY
 from tests.deploy.conftest import World
 from tests.deploy.trt_recorder import LAYERS, Recorder, builder, runner, zeros
@@ -123,6 +125,22 @@ def test_a_pinned_timing_cache_is_the_one_and_stays_the_one(installed: Any) -> N
     installed(builder(["x"], set_timing_cache=lambda cache, ignore: ignore))
     with pytest.raises(BackdropError, match="another GPU or release"):
         build(graph(), [PROFILE], BuildOptions())
+
+
+def test_graphs_share_a_timing_cache_that_can_be_pinned(installed: Any, tmp_path: Path) -> None:
+    recorder = installed(builder(["x"]))
+    store = open_store(f"file://{tmp_path}/store")
+    profile = {"bucket": "1x1", "low": PROFILE.low, "best": PROFILE.best, "high": PROFILE.high}
+    engine = {"tensorrt": BuildOptions().as_dict(), "profiles": {"trunk": [profile], "text": [profile]}}
+    built, digest = build_plans(store, {"trunk": graph(), "text": graph()}, engine)
+    assert set(built) == {"trunk", "text"}
+    assert recorder.called("create_timing_cache") == [(b"",), (b"measured",)]
+    assert store.get(timing_key(digest)) == b"measured"
+    pinned = {**engine, "tensorrt": BuildOptions(timing_cache=digest).as_dict()}
+    assert build_plans(store, {"trunk": graph()}, pinned)[1] == digest
+    store.delete(timing_key(digest))
+    with pytest.raises(BackdropError, match="is not in the store"):
+        build_plans(store, {"trunk": graph()}, pinned)
 
 
 def test_attention_that_is_not_fused_is_refused_in_half_precision(installed: Any) -> None:
