@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-LARGEST_PSNR = 60.0
-"""dB at which an error is less than uint8 can hold; a perfect copy scores this, not infinity."""
-
 
 def keep_rmse(generated: np.ndarray, original: np.ndarray, product: np.ndarray) -> np.ndarray:
     """Root mean square error over the kept region per picture, float64 (N,), of pictures in [0, 1]; 0 is best.
@@ -28,8 +25,3 @@ def keep_rmse(generated: np.ndarray, original: np.ndarray, product: np.ndarray) 
         raise ValueError(f"picture {int(np.argmin(kept))} of {len(kept)} keeps nothing: nothing can leak")
     square = ((generated.astype(np.float64) - original) ** 2).mean(axis=3)  # (N, H, W)
     return np.sqrt((square * product).sum(axis=(1, 2)) / kept) / 255
-
-
-def psnr(rmse: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of errors of pictures in [0, 1], at most `LARGEST_PSNR`."""
-    return np.minimum(-20 * np.log10(np.maximum(rmse, 1e-12)), LARGEST_PSNR)

@@ -1,19 +1,15 @@
 """Whether the generated light is the one that the product was photographed in: its shading stays, all else is new.
 
-A shadow on the wrong side of a lit product is what makes a picture look pasted. On the sample catalogue the true light
-and the true shadow are known; `lit_side` reads the side off the product itself, for pictures where nobody knows.
+A shadow on the wrong side of a lit product is what makes a picture look pasted. On the sample catalogue the light that
+shaded the product is known, and so is where its shadow falls.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 
 from evaluation.metrics.colour import away_from
 from evaluation.palette import rgb_to_lab
-
-Side = Literal["left", "right"]
 
 
 def shadow_agreement(image: np.ndarray, lit: np.ndarray, shaded: np.ndarray) -> float:
@@ -52,26 +48,3 @@ def light_fall(image: np.ndarray, wall: np.ndarray, product: np.ndarray) -> floa
     lightness = rgb_to_lab(image)[..., 0]
     medians = np.array([np.median(lightness[where[:, column], column]) for column in columns])
     return float(np.polyfit(columns / image.shape[1], medians, 1)[0])
-
-
-def lit_side(image: np.ndarray, product: np.ndarray) -> Side | None:
-    """The side that the light comes from as the product's own shading tells; None where it does not.
-
-    Slope of lightness across the product, each row for itself, so that a cap of another colour does not count.
-
-    Args:
-        image: uint8 (H, W, 3), the original or a composite.
-        product: bool (H, W).
-    """
-    lightness = rgb_to_lab(image)[..., 0].astype(np.float64)
-    weight = product.astype(np.float64)
-    count = weight.sum(axis=1)
-    rows = count >= 4
-    if not rows.any():
-        return None
-    x = np.arange(image.shape[1]) + 0.5
-    centre = (weight @ x)[rows] / count[rows]  # (R,)
-    mean = (lightness * weight).sum(axis=1)[rows] / count[rows]
-    away = (x[None, :] - centre[:, None]) * weight[rows]  # (R, W)
-    slope = float((away * (lightness[rows] - mean[:, None])).sum())
-    return None if slope == 0 else "right" if slope > 0 else "left"
