@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from evaluation.features import FeatureExtractor, in_chunks, resized, resizing
@@ -48,15 +50,11 @@ def open_pretrained(kind: str, place: str) -> FeatureExtractor:
     try:
         return build(path)
     # A file that is something else fails in as many ways as there are formats.
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
         raise BackdropError(
             f"{place} does not load as {kind}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
             "give the weights in the format that evaluation/pretrained.py names",
         ) from error
-    except Exception as error:
-        if type(error).__name__ not in ("SafetensorError", "UnpicklingError"):
-            raise
-        raise BackdropError(f"{place} is damaged: {error}", "copy it again") from error
 
 
 class _Network:
