@@ -45,8 +45,8 @@ class Request:
     """What is asked of a version, by whom and why.
 
     `against`: the champion that the evidence compares with ("none" where there was none); without it, the one that was
-    champion when the request came in. `approval`: whether a policy asks for a human's; `approvers`: name → public key
-    of those whose yes counts, empty where everybody's does.
+    champion when the request came in, after which the ledger's newest settled row was `seen`. `approval`: whether a
+    policy asks for a human's; `approvers`: name → public key of those whose yes counts, empty where everybody's does.
     """
 
     model: str
@@ -56,6 +56,7 @@ class Request:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     run: str = ""
     against: str | None = None
+    seen: int | None = None
     approval: bool = False
     approvers: Mapping[str, str] = field(default_factory=dict)
 
@@ -87,8 +88,7 @@ def promote(registry: Registry, catalog: Catalog, request: Request) -> Outcome:
     Two at once: one waits for the other, then sees that the champion is no longer the one it meant to replace.
     """
     model = request.model
-    before = catalog.settled(model, CHAMPION)
-    seen = before[0].id if before else 0
+    seen = newest_row(catalog, model) if request.seen is None else request.seen
     target = registry.version(model, request.version)
     with catalog.alias_lock(model, CHAMPION):
         meanwhile = catalog.settled(model, CHAMPION, since=seen)
@@ -104,6 +104,12 @@ def promote(registry: Registry, catalog: Catalog, request: Request) -> Outcome:
         done = _move(registry, catalog, request, target, current)
     log.info("%s@%s is version %s now (it was %s)", model, CHAMPION, done.to_version, current or "not set")
     return Outcome(target.version, done.from_version, done, noticed)
+
+
+def newest_row(catalog: Catalog, model: str) -> int:
+    """The number of the row that says where the champion's alias is; 0 before the first."""
+    settled = catalog.settled(model, CHAMPION)
+    return settled[0].id if settled else 0
 
 
 def rollback(registry: Registry, catalog: Catalog, request: Request, to: Entry) -> Outcome:

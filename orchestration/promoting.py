@@ -62,12 +62,14 @@ def carry_out(line: Line, command: Command) -> Answer:
     from deploy.registry import Registry
 
     settings, catalog = line.settings, line.catalog
+    # Before MLflow's client is imported, which takes seconds: who is champion now is whom the asker means to replace.
+    seen = promotion.newest_row(catalog, command.model)
     registry = Registry(line.tracking.uri)
     claim, row = _claim(registry, line, command)
     token = command.token or (sign(_signer(settings, command), claim) if _key(settings, command) else "")
     known = approvers(settings.approvers)
     request = promotion.Request(
-        command.model, claim.version, actor_of(token, claim, known), command.reason, run=command.run,
+        command.model, claim.version, actor_of(token, claim, known), command.reason, run=command.run, seen=seen,
         approval=settings.approval == "required", approvers=known,
     )  # fmt: skip
     if command.action in ("approve", "reject"):

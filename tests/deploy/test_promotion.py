@@ -254,6 +254,17 @@ def test_of_two_at_once_one_wins_and_both_are_in_the_ledger(
     agree(registry, catalog)
 
 
+def test_who_asked_before_another_was_promoted_comes_too_late(registry: Registry, catalog: Catalog) -> None:
+    """As two commands do that were started at once, and of which one had been done before the other was ready."""
+    promote(registry, catalog, request("1"))
+    seen = promotion.newest_row(catalog, MODEL)
+    promote(registry, catalog, request("2", seen=seen))
+    with pytest.raises(BackdropError, match="moved to version 2 by unverified actor anna meanwhile"):
+        promote(registry, catalog, request("3", seen=seen))
+    assert promote(registry, catalog, request("2", seen=seen)).entry is None, "what is asked for is so already"
+    assert promote(registry, catalog, request("3")).champion == "3"
+
+
 def steps_of(registry: Registry, catalog: Catalog) -> int:
     """How many calls of registry and catalog one promotion makes."""
     count = [0]
