@@ -38,11 +38,16 @@ class BuiltGraph:
 
     model: OnnxModel
     nodes: list[NodeRow]
-    facts: dict[str, Any]  # ir_version, operators, islands, lowered, casts, clamped
+    facts: dict[str, Any]  # format, ir_version, operators, islands, lowered, casts, clamped
 
 
-def recipe_of(section: ExportSection) -> Recipe:
-    return Recipe(section.precision, section.islands)
+FLOAT32 = frozenset({"text"})
+"""Graphs that keep float32: run once per caption, they cost little, and encoders as T5 overflow in float16."""
+
+
+def recipe_of(section: ExportSection, name: str = "trunk") -> Recipe:
+    """What graph `name` is baked by."""
+    return Recipe("float32" if name in FLOAT32 else section.precision, section.islands)
 
 
 def build_graph(name: str, export: Export, section: ExportSection, probes: list[Probe], folder: Path) -> BuiltGraph:
@@ -50,16 +55,17 @@ def build_graph(name: str, export: Export, section: ExportSection, probes: list[
     exported = to_onnx(export, section.opset)
     exact, baked = exported.model, onnx.ModelProto()
     baked.CopyFrom(exact)
-    done = bake(baked, recipe_of(section))
+    recipe = recipe_of(section, name)
+    done = bake(baked, recipe)
     counts = check_operators(GRAPHS[name], baked)
     rows = merge(
         compare_nodes(name, exported.program, exact, baked, probes[index].shape, probes[index].feeds[name])
         for index in NODES_AT
     )
-    facts = {"ir_version": int(baked.ir_version), "operators": counts, **asdict(done)}
+    facts = {"format": recipe.format, "ir_version": int(baked.ir_version), "operators": counts, **asdict(done)}
     path = folder / GRAPHS[name]
     write_onnx(baked, path)
-    return BuiltGraph(OnnxModel.at(path, section.precision), rows, facts)
+    return BuiltGraph(OnnxModel.at(path, recipe.format), rows, facts)
 
 
 @dataclass(frozen=True)
@@ -94,11 +100,10 @@ def building_beside(asked: Beside) -> Iterator[Callable[[], dict[str, BuiltGraph
         process.join()
         if process.exitcode:
             raise RuntimeError(f"exporting the autoencoder ended with exit code {process.exitcode}; see the log above")
-        section = ExportSection.model_validate_json(asked.section)
         found: Mapping[str, Any] = json.loads((asked.folder / "beside.json").read_text())
         return {
             name: BuiltGraph(
-                OnnxModel.at(asked.folder / GRAPHS[name], section.precision),
+                OnnxModel.at(asked.folder / GRAPHS[name], entry["facts"]["format"]),
                 [NodeRow(**row) for row in entry["nodes"]],
                 entry["facts"],
             )

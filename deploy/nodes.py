@@ -19,6 +19,10 @@ from deploy.precision import emulated
 
 CANCELLED = 1e-3
 """A node whose output is this much smaller than its inputs has cancelled them: relative to it any error is large."""
+MASKED = 1e30
+"""A score this low is a mask's (float32's lowest number, mostly), and any format's lowest is as good."""
+FAR = 1e30
+"""The error of what is not finite or of another shape; JSON has no infinity."""
 SHOWN = 12
 """Rows kept in a table: the worst ones."""
 
@@ -111,21 +115,22 @@ def _to(node: NodeProto) -> int:
 
 
 def _norm(array: np.ndarray) -> float:
+    """Of what is no mask's."""
     values = array.astype(np.float64)
-    return float(np.linalg.norm(values[np.isfinite(values)]))
+    return float(np.linalg.norm(values[np.abs(values) <= MASKED]))
 
 
 def _errors(got: np.ndarray, expected: np.ndarray) -> tuple[float, float, float]:
     """(relative L2, root mean square of the difference, expected norm). Equal infinities are equal."""
     if got.shape != expected.shape:
-        return float("inf"), float("inf"), 0.0
+        return FAR, FAR, 0.0
     ours, theirs = got.astype(np.float64), expected.astype(np.float64)
-    same = ours == theirs
+    same = (ours == theirs) | ((np.abs(theirs) > MASKED) & (np.sign(ours) == np.sign(theirs)) & (np.abs(ours) > 6e4))
     ours, theirs = np.where(same, 0.0, ours), np.where(same, 0.0, theirs)
-    difference = ours - theirs
+    difference, norm = ours - theirs, _norm(expected)
     if not np.isfinite(difference).all():
-        return float("inf"), float("inf"), _norm(expected)
-    norm, error = _norm(expected), float(np.linalg.norm(difference))
+        return FAR, FAR, norm
+    error = float(np.linalg.norm(difference))
     return (error / norm if norm else error), error / max(1, difference.size) ** 0.5, norm
 
 

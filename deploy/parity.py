@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from deploy.engines.protocol import Graph
+from deploy.nodes import FAR
 from deploy.probes import Probe
 
 
@@ -52,5 +53,5 @@ def worst(rows: Sequence[ParityRow]) -> ParityRow:
 
 
 def table(rows: Sequence[ParityRow]) -> list[dict[str, Any]]:
-    """The rows as JSON."""
-    return [asdict(row) for row in rows]
+    """The rows as JSON, which has no infinity."""
+    return [{**asdict(row), "relative_l2": min(row.relative_l2, FAR)} for row in rows]

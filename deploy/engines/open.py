@@ -99,9 +99,8 @@ def private_folder() -> Iterator[Path]:
 
 def models_of(bundle: Bundle, folder: Path) -> dict[str, OnnxModel]:
     """Graph → its verified model."""
-    precision = str(bundle.meta["precision"]["format"])
-    present = {graph: name for graph, name in GRAPHS.items() if name in bundle.files}
-    return {graph: OnnxModel.of(bundle, name, folder, precision) for graph, name in present.items()}
+    facts = bundle.meta["graphs"]
+    return {graph: OnnxModel.of(bundle, GRAPHS[graph], folder, str(facts[graph]["format"])) for graph in sorted(facts)}
 
 
 def on_onnxruntime(models: Mapping[str, OnnxModel], threads: int) -> dict[str, Graph]:

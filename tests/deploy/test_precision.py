@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -170,3 +172,21 @@ def test_a_masked_decoder_is_a_graph_of_its_own() -> None:
     hidden = {**given, "original": np.where(given["mask"] == 1, 0, given["original"]).astype(np.float32)}
     assert np.array_equal(graph(hidden), graph(given))  # what is to be made is never read
     assert not np.allclose(graph({**given, "original": -given["original"]}), graph(given))
+
+
+def test_what_is_not_finite_fails_and_a_mask_s_lowest_number_does_not() -> None:
+    class Masks(nn.Module):
+        def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+            return (x + torch.where(seen > 0, 0.0, torch.finfo(torch.float32).min)).softmax(1) * 10 * x
+
+    example = {"x": torch.ones(2, 3), "seen": torch.ones(2, 3, dtype=torch.int64)}
+    free = {0: (1, "batch")}
+    exported = to_onnx(Export(Masks(), example, {"x": free, "seen": free}), 18)
+    model = baked(exported, Recipe("float16"))
+    x = np.random.default_rng(0).uniform(-9, 9, (4, 3)).astype(np.float32)
+    given = {"x": x, "seen": np.array([[1, 1, 0]] * 4)}
+    told = summary(compare_nodes("m", exported.program, exported.model, model, "4", given), 2e-3)
+    assert told["passed"], told["worst"][0]
+    told = summary(compare_nodes("m", exported.program, exported.model, model, "4", {**given, "x": x * 1e4}), 2e-3)
+    assert not told["passed"]
+    assert json.dumps(told, allow_nan=False)
