@@ -13,12 +13,17 @@ from deploy.engines.protocol import GraphEngine
 from deploy.specs import EvaluateSpec
 from evaluation.bootstrap import mean_interval
 from evaluation.gate import Decision
+from evaluation.guards import guards
 from evaluation.report.contest import render
 from infra.bundles import open_bundle
 from infra.errors import BackdropError
 from infra.jobs.program import JobContext
 from infra.jobs.spec import Check
 from infra.object_store import ObjectMissing
+from training.editing import composite
+
+LEAST_GUARDED = 32
+"""Pictures below which a distance between sets says nothing."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,27 @@ def against_champion(
     if spec.champion_tainted:
         outcome = replace(outcome, decision=contest.waived(outcome.decision, spec.champion_tainted))
     facts = [("Champion", spec.champion[:16]), ("Challenger", spec.engine[:16]), ("Features", section.extractor)]
+    facts += guarded(tuples, outcome, judges)
     page, shown = contest_page.build(tuples, outcome, facts, section.gate.shown)
     key = f"{job.output}/gate.html"
     job.note_shown(key, set(shown))
     job.store.put(key, render(page).encode())
     return Against(outcome.challenger.scores, outcome.decision, {"gate": key})
+
+
+def guarded(tuples: contest.Tuples, outcome: contest.Outcome, judges: contest.Judges) -> list[tuple[str, str]]:
+    """KID and CMMD of both sides to the true pictures of the catalogue: shown, never a gate at so few pictures."""
+    rows = [row for row, sample in enumerate(tuples.samples) if sample.attributes.get("regions")]
+    if len(rows) < LEAST_GUARDED:
+        return []
+    images = np.stack([tuples.samples[row].image for row in rows])
+    products = np.stack([tuples.samples[row].product for row in rows])
+    old, new = (composite(images, outcome.made[side][rows], products) for side in ("champion", "challenger"))
+    found = guards(judges.extractor, old, new, images, [tuples.samples[row].id for row in rows])
+    return [
+        (name.upper(), f"{one.champion.value:.3g} → {one.challenger.value:.3g} (p {one.guard.p:.2g}, n {len(rows)})")
+        for name, one in found.items()
+    ]
 
 
 def judged(scores: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from deploy.compare import Way, generate, seed_of
 from deploy.samples import Sample
+from evaluation.features import FeatureExtractor
 from evaluation.gate import Decision, Policy, Side, decide
 from evaluation.measure import HIGHER_IS_BETTER, PARTIAL, Rank, measure_all
 from evaluation.photographs import Request
@@ -52,7 +53,7 @@ class Tuples:
 class Judges:
     """What scores both sides; None where it was not made, or is not believed."""
 
-    extractor: Callable[[np.ndarray], np.ndarray]
+    extractor: FeatureExtractor
     segmenter: Callable[[np.ndarray], np.ndarray] | None = None
     reward: Rank | None = None
     clip: Callable[[np.ndarray, Sequence[str]], np.ndarray] | None = None

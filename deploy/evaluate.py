@@ -20,6 +20,7 @@ from deploy.failures import worst_answers
 from deploy.model_card import FAILURES
 from deploy.parity import ParityRow, worst
 from deploy.report import Findings, PhotographAnswers, build_report, shown_in_report
+from deploy.rewarding import Rewarded, learn, watched
 from deploy.samples import Pictures, Sample
 from deploy.specs import EvaluateSpec
 from evaluation.expansion import LEAST_IOU
@@ -78,10 +79,14 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
     drawn = _on_photographs(spec, engine, tuples, len(samples), student, counter)
     answers = answers_of(asked, drawn)
     identity = _identity(samples, made, answers)
+    extractor = open_extractor(section.extractor, engine.encode, spec.autoencoder)
+    rewarded = learn(spec, job, engine, known, samples)
     judges = contest.Judges(
-        open_extractor(section.extractor, engine.encode, spec.autoencoder),
+        extractor,
         segmenter if expansion.iou is not None and expansion.iou >= LEAST_IOU else None,
+        rewarded.reward if rewarded is not None else None,
     )
+    picking = watched(spec, engine, tuples, student, rewarded.reward, extractor) if rewarded is not None else None
     parts = [part for part in (made.get(compare.ENGINE), drawn) if part is not None]
     answered = np.concatenate(parts) if parts else None
     against = against_champion(spec, job, engine, tuples, student, answered, judges, counter)
@@ -118,6 +123,7 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
         "product_identity": identity,
         "expansion": expansion.as_dict(),
         "judged": judged(against.scores),
+        "reward": {"accuracy": dict(rewarded.accuracy), "picking": picking} if rewarded is not None else None,
         "latency_ms": manifest["latency_ms"],
         "forwards": {compare.ENGINE: student.forwards, compare.TEACHER: teacher.forwards},
         "samples": len(samples),
@@ -132,6 +138,7 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
             "photographs": len(asked),
             **{name: round(value, 4) for name, value in means.get(compare.ENGINE, {}).items()},
             "failed": ", ".join(check.name for check in checks if not check.passed) or "none",
+            **_picking(rewarded, picking),
             "gate": decision.reason if decision is not None else "there is no champion",
             "seconds": round(time.monotonic() - started, 1),
         },
@@ -142,10 +149,17 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
             "champion": spec.champion,
             "decision": decision.as_dict() if decision is not None else None,
             "failures": lines,
+            "reward": rewarded.bundle if rewarded is not None else None,
         },
         pictures=pictures_of,
         checks=checks,
     )
+
+
+def _picking(rewarded: Rewarded | None, picking: Mapping[str, Any] | None) -> dict[str, float]:
+    """Numbers for the asset's page: how good the reward is, and what picking by it did to what it never saw."""
+    found = {"reward_accuracy": round(rewarded.accuracy["all"], 4)} if rewarded and rewarded.accuracy else {}
+    return found | ({"picking_gain": round(float(picking["gain"]), 4)} if picking else {})
 
 
 def _failures(

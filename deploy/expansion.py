@@ -69,7 +69,7 @@ def learn(
     known = np.stack([sample.image for sample in training[:LEARNED]])
     masks = np.stack([sample.product for sample in training[:LEARNED]])
     return train_segmenter(
-        np.concatenate([known, _decoded(parts, known[::3])]),
+        np.concatenate([known, decoded(parts, known[::3])]),
         np.concatenate([masks, masks[::3]]),
         steps=steps,
         seed=seed,
@@ -101,9 +101,9 @@ def measure(
     grown = {
         name: expansion(segmenter(made[name][shown]), products) for name in (ENGINE, TEACHER, STAGE1) if name in made
     }
-    decoded = segmenter(_decoded(parts, truth))
-    grown[TRUTH] = expansion(decoded, products)
-    decoded_iou = float(intersection_over_union(decoded, products).mean())
+    seen = segmenter(decoded(parts, truth))
+    grown[TRUTH] = expansion(seen, products)
+    decoded_iou = float(intersection_over_union(seen, products).mean())
     means = {name: float(values.mean()) for name, values in grown.items()}
     if STAGE1 not in grown:
         why = "the fine-tune left no model of its first stage"
@@ -112,7 +112,7 @@ def measure(
     return Expansions(iou, decoded_iou, means, compare_stages(grown[STAGE1], grown[TEACHER], seed))
 
 
-def _decoded(parts: Parts, images: np.ndarray) -> np.ndarray:
+def decoded(parts: Parts, images: np.ndarray) -> np.ndarray:
     """Pictures uint8 (N, S, S, 3) as the autoencoder gives them back."""
     chunks = []
     for start in range(0, len(images), _CHUNK):

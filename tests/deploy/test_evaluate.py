@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from deploy import compare
+from deploy.engines.open import open_engine
 from deploy.evaluate import run, shift_of
 from deploy.history import notes_of, series_of, truth_table
 from deploy.model_card import FAILURES
 from deploy.samples import Pictures, is_catalogue
 from deploy.specs import CHECKS, EvaluateSpec
+from evaluation.reward import load_reward
 from infra.jobs.spec import JobResult
 from tests.deploy.conftest import SIZE, World
 from training.editing import Parts
@@ -54,7 +56,15 @@ def evaluated(world: World) -> JobResult:
         autoencoder=world.autoencoder,
         image_size=SIZE,
         config=EvaluateSection(
-            segmenter_steps=2, batch_size=3, teacher_steps=2, student_steps=2, photos=8, enforce=False
+            segmenter_steps=2,
+            reward_steps=2,
+            best_of=2,
+            watched=3,
+            batch_size=3,
+            teacher_steps=2,
+            student_steps=2,
+            photos=8,
+            enforce=False,
         ),
         preset="tiny",
         delivery_results={"sample-tiny": "stages/filtered_shards/sample/abc/result.json"},
@@ -94,7 +104,14 @@ def test_against_a_champion(world: World, champion: str, said: str) -> None:
         autoencoder=world.autoencoder,
         image_size=SIZE,
         config=EvaluateSection(
-            segmenter_steps=0, batch_size=8, teacher_steps=1, student_steps=1, photos=4, enforce=False, gate=gate
+            segmenter_steps=0,
+            reward_steps=0,
+            batch_size=8,
+            teacher_steps=1,
+            student_steps=1,
+            photos=4,
+            enforce=False,
+            gate=gate,
         ),
     )
     result = JobResult.model_validate_json(run(spec, world.job(spec)).model_dump_json())
@@ -112,6 +129,18 @@ def test_the_worst_answers_are_shown_and_told(world: World, evaluated: JobResult
     lines = evaluated.data["failures"]
     assert [line["adherence"] for line in lines] == sorted(line["adherence"] for line in lines)
     assert evaluated.data["decision"] is None
+
+
+def test_a_reward_is_learned_kept_and_watched(world: World, evaluated: JobResult) -> None:
+    engine = open_engine(world.store, world.engine, world.trust)
+    assert load_reward(world.store, evaluated.data["reward"], engine.embed)
+    engine.close()
+    found = evaluated.data["metrics"]["reward"]
+    assert 0 <= found["accuracy"]["all"] <= 1
+    assert found["picking"]["requests"] == 3
+    assert found["picking"]["reward@2"] >= found["picking"]["reward@1"]
+    assert {"independent@1", "independent@2", "over_optimised"} <= found["picking"].keys()
+    assert "reward" in evaluated.data["metrics"]["judged"]
 
 
 def test_numbers_of_every_column(evaluated: JobResult) -> None:

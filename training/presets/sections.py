@@ -357,6 +357,10 @@ class EvaluateSection(Section):
     student_margin: float = Field(2.0, description="points the student may lie below the teacher")
     segmenter_steps: int = Field(800, ge=0, description="to find products in what was generated; 0: no expansion")
     extractor: str = Field("vae-latent", description="features: clip:…, dinov2:…, inception:…, vae-latent, randconv:0")
+    reward_steps: int = Field(600, ge=0, description="of the reward model that picks the best of several; 0: none")
+    reward_labels: str | None = Field(None, description="path of a file of preferences, a JSON object per line")
+    best_of: int = Field(4, ge=1, description="candidates that picking is watched with; 1: it is not")
+    watched: int = Field(64, ge=2, description="held-out pictures for that, at most")
     gate: GateSection = GateSection()
     enforce: bool = Field(True, description="missed bars fail the checks; False: they only warn")
 
