@@ -35,7 +35,7 @@ LINE = "the line"
 )
 def promotion(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """Moves the aliases `@challenger`, `@champion` and `@previous` in the model registry, and writes down why."""
-    from deploy.promotion import reconcile
+    from deploy.reconciliation import reconcile
     from deploy.registry import CHALLENGER, CHAMPION, PREVIOUS, REGISTERED_NAMES, Registry
 
     engine = upstream_of(context, line, "tensorrt_engine")

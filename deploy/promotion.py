@@ -12,32 +12,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from deploy.approvals import APPROVE, Actor, Claim, actor_of
+from deploy.reconciliation import close, keep_previous, reconcile, reconcile_held, tag_promoted
 from deploy.registry import CHALLENGER, CHAMPION, PREVIOUS, TAINT_TAG, ModelVersion, Registry
 from infra.catalog.catalog import Catalog
 from infra.catalog.ledger import (
-    ABANDONED,
     APPROVED,
     DONE,
-    FOUND,
     INTENT,
     REFUSED,
     REJECTED,
-    AliasHeld,
     Entry,
 )
 from infra.errors import BackdropError
 
 log = logging.getLogger(__name__)
 
-NOBODY = "unknown"
-"""The actor of what happened outside the ledger."""
-
 _TAG_LENGTH = 5000  # MLflow takes no longer ones
-_READ_SECONDS = 2.0  # that a command which only reads waits for a promotion under way
 
 
 @dataclass(frozen=True)
@@ -92,7 +85,7 @@ def promote(registry: Registry, catalog: Catalog, request: Request) -> Outcome:
     target = registry.version(model, request.version)
     with catalog.alias_lock(model, CHAMPION):
         meanwhile = catalog.settled(model, CHAMPION, since=seen)
-        noticed = tuple(_reconcile(registry, catalog, model))
+        noticed = tuple(reconcile_held(registry, catalog, model))
         aliases = registry.aliases(model)
         current = aliases.get(CHAMPION)
         if current == target.version:
@@ -161,16 +154,6 @@ def history(registry: Registry, catalog: Catalog, model: str, limit: int | None 
     return catalog.entries(model, limit=limit)
 
 
-def reconcile(registry: Registry, catalog: Catalog, model: str) -> list[Entry]:
-    """Makes ledger and alias agree; the rows that this took. A promotion under way does so itself."""
-    try:
-        with catalog.alias_lock(model, CHAMPION, _READ_SECONDS):
-            return _reconcile(registry, catalog, model)
-    except AliasHeld:
-        log.info("a promotion of %s is under way", model)
-        return []
-
-
 def approved(judged: Entry | None, approvers: Mapping[str, str]) -> bool:
     """Whether a bundle's newest judgement is a yes of somebody who may say it. A row alone proves nothing: its token is
     verified again, so that a name that was struck off the approvers, or a row from elsewhere, does not count."""
@@ -223,59 +206,14 @@ def _move(registry: Registry, catalog: Catalog, request: Request, target: ModelV
     intent = catalog.add_entry(request.entry(INTENT, target.bundle, before=current))
     if registry.aliases(model).get(CHAMPION) == current:
         registry.set_alias(model, CHAMPION, target.version)
-        _keep_previous(registry, model, current)
-        _tag(registry, intent)
+        keep_previous(registry, model, current)
+        tag_promoted(registry, intent)
     if registry.aliases(model).get(CHAMPION) != target.version:
-        _reconcile(registry, catalog, model)  # closes the intent, and writes down who came between
+        reconcile_held(registry, catalog, model)  # closes the intent, and writes down who came between
         raise BackdropError(
             f"{model}@{CHAMPION} was moved by hand while it was promoted.", "Look at `backdrop history`, then decide."
         )
-    return _close(catalog, intent, DONE)
-
-
-def _reconcile(registry: Registry, catalog: Catalog, model: str) -> list[Entry]:
-    """Under the lock: closes what a killed process left, and writes down where somebody else put the alias."""
-    written = []
-    aliases = registry.aliases(model)
-    current = aliases.get(CHAMPION)
-    for intent in catalog.open_intents(model, CHAMPION):
-        moved = current == intent.to_version
-        if moved:
-            _tag(registry, intent)
-        written.append(_close(catalog, intent, DONE if moved else ABANDONED))
-        log.warning("a promotion of %s to version %s was killed: %s", model, intent.to_version, written[-1].kind)
-    settled = catalog.settled(model, CHAMPION)
-    known = settled[0].to_version if settled else None
-    if current != known:
-        found = Entry(
-            FOUND, model, CHAMPION, known, current, _bundle(registry, model, current), NOBODY,
-            reason="the alias was moved outside the ledger" if settled else "the alias was set before the ledger began",
-        )  # fmt: skip
-        settled.insert(0, catalog.add_entry(found))
-        written.append(settled[0])
-        log.warning("%s@%s was moved by hand: from %s to %s", model, CHAMPION, known or "none", current or "none")
-    if settled and aliases.get(PREVIOUS) != settled[0].from_version:
-        _keep_previous(registry, model, settled[0].from_version)
-    return written
-
-
-def _close(catalog: Catalog, intent: Entry, kind: str) -> Entry:
-    return catalog.add_entry(replace(intent, kind=kind, intent=intent.id))
-
-
-def _keep_previous(registry: Registry, model: str, version: str | None) -> None:
-    """@previous is the champion before this one; unset where there was none, or it has been deleted since."""
-    if version is not None and _bundle(registry, model, version):
-        registry.set_alias(model, PREVIOUS, version)
-    elif PREVIOUS in registry.aliases(model):
-        registry.drop_alias(model, PREVIOUS)
-
-
-def _tag(registry: Registry, intent: Entry) -> None:
-    """For those who only look at MLflow's page; the ledger is the record."""
-    at = (intent.at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds")
-    tags = {"backdrop.promoted_at": at, "backdrop.promoted_by": intent.who, "backdrop.ledger_row": str(intent.id)}
-    registry.tag(intent.model, str(intent.to_version), tags)
+    return close(catalog, intent, DONE)
 
 
 def _judge(registry: Registry, catalog: Catalog, request: Request, kind: str) -> Entry:
@@ -291,11 +229,3 @@ def _judge(registry: Registry, catalog: Catalog, request: Request, kind: str) ->
     said = f"{kind} by {written.who}: {written.reason}"
     registry.tag(request.model, target.version, {"backdrop.judged": said[:_TAG_LENGTH]})
     return written
-
-
-def _bundle(registry: Registry, model: str, version: str | None) -> str:
-    """What a version holds; empty where it is gone."""
-    try:
-        return registry.version(model, version).bundle if version is not None else ""
-    except BackdropError:
-        return ""

@@ -143,7 +143,7 @@ def show_token(settings: Settings, console: Console, command: Command) -> None:
 
 def show_history(settings: Settings, console: Console, model: str, limit: int) -> None:
     """The ledger, newest first, and where the aliases stand."""
-    from deploy.promotion import reconcile
+    from deploy.reconciliation import reconcile
     from deploy.registry import Registry
 
     _check_model(model)

@@ -110,7 +110,7 @@ def watch_champion(
     context: dg.SensorEvaluationContext, line: dg.ResourceParam[Line]
 ) -> dg.SensorResult | dg.SkipReason:
     """MLflow tells nobody who moved an alias, so somebody has to look."""
-    from deploy.promotion import reconcile
+    from deploy.reconciliation import reconcile
     from deploy.registry import Registry
 
     noticed = reconcile(Registry(line.tracking.uri), line.catalog, ENGINE)

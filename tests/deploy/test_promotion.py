@@ -13,6 +13,7 @@ import pytest
 from deploy import promotion
 from deploy.approvals import Actor
 from deploy.promotion import promote, rollback, rollback_row
+from deploy.reconciliation import reconcile
 from deploy.registry import Registry
 from infra.catalog import Catalog
 from infra.catalog.ledger import ABANDONED, DONE, FOUND, INTENT, REFUSED
@@ -65,13 +66,13 @@ def catalog(catalog_url: str) -> Iterator[Catalog]:
 
 def agree(registry: Registry, catalog: Catalog) -> None:
     """After one more command, alias and ledger say the same, and every intent is closed by one row."""
-    promotion.reconcile(registry, catalog, MODEL)
+    reconcile(registry, catalog, MODEL)
     aliases = registry.aliases(MODEL)
     settled = catalog.settled(MODEL, "champion")
     assert aliases.get("champion") == (settled[0].to_version if settled else None)
     assert aliases.get("previous") == (settled[0].from_version if settled else None)
     assert catalog.open_intents(MODEL, "champion") == []
-    assert promotion.reconcile(registry, catalog, MODEL) == []
+    assert reconcile(registry, catalog, MODEL) == []
 
 
 # ── moving ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -173,7 +174,7 @@ def test_a_rollback_to_a_version_that_was_deleted_is_refused(registry: Registry,
     with pytest.raises(BackdropError, match=f"no version {version} of"):
         rollback(registry, catalog, request(""), rollback_row(catalog, MODEL))
     assert registry.aliases(MODEL)["champion"] == "1"
-    promotion.reconcile(registry, catalog, MODEL)  # MLflow has dropped @previous with it
+    reconcile(registry, catalog, MODEL)  # MLflow has dropped @previous with it
     assert "previous" not in registry.aliases(MODEL)
 
 
@@ -182,7 +183,7 @@ def test_a_rollback_to_a_version_that_was_deleted_is_refused(registry: Registry,
 
 def test_an_alias_moved_by_hand_is_noticed_once(registry: Registry, catalog: Catalog) -> None:
     registry.set_alias(MODEL, "champion", "4")
-    (first,) = promotion.reconcile(registry, catalog, MODEL)
+    (first,) = reconcile(registry, catalog, MODEL)
     assert (first.kind, first.from_version, first.to_version) == (FOUND, None, "4")
     assert first.reason == "the alias was set before the ledger began"
     promote(registry, catalog, request("1"))
@@ -292,7 +293,7 @@ def test_killed_between_any_two_steps_alias_and_ledger_agree_after_the_next_comm
                 assert outcome.champion == other
                 seen.update(entry.kind for entry in outcome.noticed)
             else:
-                closed = promotion.reconcile(registry, catalog, MODEL)
+                closed = reconcile(registry, catalog, MODEL)
                 assert [entry.kind for entry in closed] == [DONE if now == other else ABANDONED for _ in left]
                 assert registry.aliases(MODEL)["champion"] == now
             agree(registry, catalog)
