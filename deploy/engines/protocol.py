@@ -106,6 +106,10 @@ class GraphEngine:
             raise ValueError("an engine holds the student: give it step and guidance, or use TorchParts for a teacher")
         if negative is None or negative_length is None:
             negative, negative_length = null_text(text, text_length)
+        # Words beyond every caption's length change nothing, and every block reads them. Two at least: the exporter
+        # takes a size of one for a constant.
+        words = max(2, int(text_length.max(initial=0)), int(negative_length.max(initial=0)))
+        text, negative = text[:, :words], negative[:, :words]
         return self._graphs["trunk"](
             {
                 "z": _float(z),

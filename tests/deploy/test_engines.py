@@ -58,6 +58,23 @@ def test_an_engine_answers_as_pytorch_does(world: World) -> None:
     engine.close()
 
 
+def test_padding_beyond_the_captions_changes_nothing(world: World) -> None:
+    engine = open_engine(world.store, world.engine, world.trust)
+    rng = np.random.default_rng(0)
+    z, masked = (rng.standard_normal((3, 8, 4, 4), np.float32) for _ in range(2))
+    mask, ones = np.ones((3, 1, 4, 4), np.float32), np.ones(3, np.float32)
+    text = rng.standard_normal((3, 32, 384)).astype(np.float32)
+    length, none = np.array([5, 1, 0]), np.zeros(3, int)
+    short = engine.velocity(z, ones, masked, mask, text, length, ones, ones)
+    # A row that is as long as its text keeps all of it; the others must not notice.
+    whole = engine.velocity(z, ones, masked, mask, text, np.array([5, 1, 32]), ones, ones)
+    assert np.allclose(short[:2], whole[:2], atol=1e-5)
+    assert not np.allclose(short[2], whole[2], atol=1e-3)
+    away = engine.velocity(z, ones, masked, mask, text, length, ones, ones, text, none)
+    assert np.allclose(away, short, atol=1e-5)
+    engine.close()
+
+
 def test_a_picture_does_not_depend_on_its_batch(world: World) -> None:
     engine = open_engine(world.store, world.engine, world.trust, threads=1)
     images, product = pictures(2)
