@@ -172,7 +172,7 @@ def quality(bench: Bench, student: Any) -> Iterator[Promise]:
                 gain = (found[name][1] - theirs) * (1 if higher else -1)
                 yield Promise(
                     f"student at 4 steps over its teacher at {TEACHER_STEPS}, {name}, lower end of 95 %",
-                    mean_interval(gain).low / theirs.std(),
+                    mean_interval(gain).low / max(theirs.std(), 1e-6),
                     -MARGIN,
                     "of the teacher's deviation",
                 )
