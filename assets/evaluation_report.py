@@ -1,5 +1,7 @@
 """evaluation_report: what the engine can do, measured on pictures nothing was trained on, as one HTML page."""
 
+from pathlib import Path
+
 import dagster as dg
 
 from assets.line import Line
@@ -8,6 +10,7 @@ from assets.training_job import launch_recipe
 from assets.trust import trust_of
 from deploy.specs import CHECKS
 from infra.errors import BackdropError
+from infra.files import canonical_json, sha256_bytes, sha256_file
 
 _STAGES = [
     "autoencoder",
@@ -59,12 +62,28 @@ def evaluation_report(
             "trust": trust_of(line),
             "champion": champion,
             "champion_tainted": tainted,
+            "judges": judges_of(line),
             "preset": line.preset.name,
             "delivery_results": deliveries,
             "stage1": inputs["inpainting_finetune"].result.data.get("stage1"),
             "stage_results": {name: found.result_key for name, found in inputs.items()},
         },
     )
+
+
+def judges_of(line: Line) -> dict[str, str]:
+    """Path → hash of the labels and weights that the preset judges by: other contents are another report."""
+    section = line.preset.evaluate
+    paths = [section.reward_labels, section.extractor.partition(":")[2] if "/" in section.extractor else None]
+    return {path: hash_of(Path(path)) for path in paths if path}
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files with their names; empty where there is nothing: the job says so."""
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted(one for one in path.rglob("*") if one.is_file())
+    return sha256_bytes(canonical_json([[str(one.relative_to(path)), sha256_file(one)] for one in files]))
 
 
 def champion_for(line: Line, engine: str) -> tuple[str | None, str]:
@@ -76,14 +95,15 @@ def champion_for(line: Line, engine: str) -> tuple[str | None, str]:
 
     name, registry = REGISTERED_NAMES["tensorrt_engine"], Registry(str(line.settings.mlflow_uri))
     champion = registry.get_alias(name, CHAMPION)
-    if champion is not None and champion.bundle == engine:
-        rows = [row for row in line.catalog.settled(name, CHAMPION) if row.bundle == engine]
-        before = rows[-1].from_version if rows else None  # when it became champion for the first time
-        champion = registry.version(name, before) if before is not None else None
     if champion is None:
         return None, ""
-    taint = champion.tags.get(TAINT_TAG, "")
-    return champion.bundle, f"the champion is tainted ({taint})" if taint else ""
+    if champion.bundle != engine:
+        taint = champion.tags.get(TAINT_TAG, "")
+        return champion.bundle, f"the champion is tainted ({taint})" if taint else ""
+    rows = line.catalog.settled(name, CHAMPION)  # newest first
+    first = [row for row in rows if row.bundle == engine][-1:]  # when it became champion for the first time
+    before = [row for row in rows if first and row.to_version == first[0].from_version and row.id < first[0].id]
+    return before[0].bundle if before else None, ""
 
 
 def _filter_result(context: dg.AssetExecutionContext, line: Line, delivery: str) -> str | None:

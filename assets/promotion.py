@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets.line import Line
-from assets.stage import Upstream, commit_result, latest_metadata, may_be_copied, output_prefix, upstream_of
+from assets.stage import (
+    Upstream,
+    commit_result,
+    latest_metadata,
+    may_be_copied,
+    output_prefix,
+    register_shown,
+    upstream_of,
+)
 from assets.versions import data_version
 from infra.errors import BackdropError, ServiceError
 from infra.jobs.spec import Check, JobResult
@@ -37,6 +45,7 @@ def promotion(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -
     """Moves the aliases `@challenger`, `@champion` and `@previous` in the model registry, and writes down why."""
     from deploy.reconciliation import reconcile
     from deploy.registry import CHALLENGER, CHAMPION, PREVIOUS, REGISTERED_NAMES, Registry
+    from infra.catalog.ledger import REJECTED
 
     engine = upstream_of(context, line, "tensorrt_engine")
     report = upstream_of(context, line, "evaluation_report")
@@ -47,7 +56,15 @@ def promotion(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -
         raise BackdropError(
             f"No version of {name} holds bundle {bundle[:12]}….", "Materialise tensorrt_engine, which registers it."
         )
-    registry.set_alias(name, CHALLENGER, found.version)
+    if report.result.data["engine"] != bundle:
+        raise BackdropError(
+            f"The newest report judges engine {str(report.result.data['engine'])[:12]}…, the newest engine is "
+            f"{bundle[:12]}….",
+            "Materialise evaluation_report, then promotion.",
+        )
+    judged = line.catalog.judgement(name, bundle)
+    if judged is None or judged.kind != REJECTED:
+        registry.set_alias(name, CHALLENGER, found.version)
     noticed = reconcile(registry, line.catalog, name)
     failed = sorted(check.name for check in report.result.checks if not check.passed and check.severity == "error")
     why = f"failed {', '.join(failed)}" if failed else ""
@@ -114,6 +131,8 @@ def _promote(line: Line, registry: "Registry", version: str, report: Upstream, r
         return ""
     if decision is not None and not decision["promote"]:
         return str(decision["reason"])
+    if any(row.to_version == version for row in line.catalog.settled(name, CHAMPION)):
+        return "it was champion and was replaced: `backdrop promote` makes it champion again"
     judged = registry.find(name, found["champion"]) if found.get("champion") else None
     request = Request(
         name, version, Actor(LINE), decision["reason"] if decision else "the first champion: its checks have passed",
@@ -152,6 +171,7 @@ def _write_card(
     key, html = f"{output_prefix('promotion', data_version, None)}/model-card.html", page(card).encode()
     shows = report.result.shows.get(report.result.pictures.get(FAILURES, ""), [])
     line.store.put(key, html)
+    register_shown(line, {key: shows})  # at once: what follows may fail, and a takedown must find the page
     registry.describe(version.name, version.version, markdown(card))
     registry.tag(version.name, version.version, {"backdrop.model_card": f"{line.store.uri}/{key}"})
     if version.run and may_be_copied(line, shows):

@@ -40,5 +40,5 @@ def tensorrt_engine(
             "masked_decoder": upstream_of(context, line, "autoencoder").result.data.get("masked_decoder"),
             "buckets": BUCKETS if line.preset.latents.aspect_ratios else (),
         },
-        seal=lambda result, dataset: seal(line, result, dataset),
+        seal=lambda result, dataset, delivered: seal(line, result, dataset, delivered),
     )

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 #: With BACKDROP_ADOPT=pinned these two stay with their dataset version; what follows them is cheap and adopts.
 _PINNED = frozenset({"autoencoder", "pretrained_dit"})
 #: Fields of a spec that say where, or follow from inputs which are in the version already (see `_versions`).
-_NOT_VERSIONED = {"store", "output", "latents", "dataset", "stage_results", "trust"}
+_NOT_VERSIONED = {"store", "output", "latents", "dataset", "stage_results", "trust", "champion_tainted"}
 
 
 def launch_recipe(
@@ -65,14 +65,14 @@ def launch_recipe(
     dataset_of: str | None = None,
     register: str | None = "model",
     extra: Mapping[str, Any] | None = None,
-    seal: Callable[[JobResult, str], None] | None = None,
+    seal: Callable[[JobResult, str, bool], None] | None = None,
 ) -> dg.MaterializeResult:
     """Materialise `asset` by `python -m <room> <verb>`.
 
     `upstream` maps an input asset to (field of the spec, name in the input's result data). `register` names the
     bundle in the result that becomes a registered model version, `extra` adds fields to the spec. `dataset_of` names
     an input whose dataset version is this asset's too: one that reads no training set has seen none but that. `seal` is
-    called with a result, new or used again, and its dataset version, once it is registered.
+    called with a result, its dataset version and whether a job has just delivered it, once it is registered.
     """
     claim(context)
     inputs = {name: upstream_of(context, line, name) for name in upstream}
@@ -122,7 +122,7 @@ def launch_recipe(
         job = spec(store=line.settings.store_uri, output=output, **fields)
         result, record = _run_tracked(context, line, stage, version, job, result, register, outputs)
     if seal is not None:
-        seal(result, str(stage.dataset_version))
+        seal(result, str(stage.dataset_version), not reused)
     links = {"MLflow run": f"{line.settings.mlflow_links}/#/experiments/{record['experiment']}/runs/{record['run']}"}
     return present(
         context,

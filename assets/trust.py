@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from infra.jobs.spec import JobResult
 if TYPE_CHECKING:
     from assets.line import Line
     from deploy.manifest import Trust
+
+log = logging.getLogger(__name__)
 
 
 def trust_of(line: Line) -> Trust:
@@ -27,11 +30,12 @@ def trust_of(line: Line) -> Trust:
     return Trust(keys=trusted_keys(settings.trusted_keys, open_signer(settings.signing_key, settings.state)), rows=rows)
 
 
-def seal(line: Line, result: JobResult, dataset_version: str) -> None:
+def seal(line: Line, result: JobResult, dataset_version: str, delivered: bool = True) -> None:
     """Sign the engine of a result, and record and sign its plans: bundle ids by cache key in `result.data`.
 
-    What a trusted key has signed is left alone. Raises BackdropError for an engine that the catalog does not know:
-    the row is written when the job's own result arrives, never from what lies in the store.
+    What a trusted key has signed is left alone. Raises BackdropError for an engine that the catalog does not know: the
+    row is written when the job's own result arrives. `delivered`: this one has just arrived, and did not lie in the
+    store, where others may write; a plan from there that the catalog does not know is neither recorded nor signed.
     """
     from deploy.manifest import ENGINE, PLAN, PLAN_ASSET, agree, open_verified, sign_bundle
     from deploy.signing import open_signer
@@ -39,6 +43,9 @@ def seal(line: Line, result: JobResult, dataset_version: str) -> None:
 
     plans: Mapping[str, str] = result.data.get("plans", {})
     trust = trust_of(line)
+    if not delivered and (strangers := {*plans.values()} - {*trust.rows}):
+        log.error("plans that no job has delivered are refused: %s", ", ".join(sorted(strangers)))
+        plans = {key: plan for key, plan in plans.items() if plan in trust.rows}
     engine = str(result.data["engine"])
     if engine not in trust.rows:
         raise BackdropError(

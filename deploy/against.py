@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,10 +16,8 @@ from evaluation.gate import Decision
 from evaluation.guards import guards
 from evaluation.report.contest import render
 from infra.bundles import open_bundle
-from infra.errors import BackdropError
 from infra.jobs.program import JobContext
 from infra.jobs.spec import Check
-from infra.object_store import ObjectMissing
 from training.editing import composite
 
 LEAST_GUARDED = 32
@@ -28,11 +26,15 @@ LEAST_GUARDED = 32
 
 @dataclass(frozen=True)
 class Against:
-    """What came of the contest: no decision without a champion. `scores`: the engine's own, metric → (N,)."""
+    """What came of the contest: no decision without a champion. `scores`: the engine's own, metric → (N,).
+
+    `page` shows the images `shown`; it is stored last, for only a finished job tells which images its pages show.
+    """
 
     scores: Mapping[str, np.ndarray]
     decision: Decision | None = None
-    files: Mapping[str, str] = field(default_factory=dict)
+    page: str = ""
+    shown: frozenset[str] = frozenset()
 
 
 def against_champion(
@@ -54,12 +56,9 @@ def against_champion(
         return Against({}, refused if spec.champion else None)
     if spec.champion is None:
         return Against(contest.scores_of(tuples, made, judges))
-    try:
-        backend = open_bundle(job.store, spec.champion).meta["backend"]
-        champion = open_engine(job.store, spec.champion, spec.trust, backend, text_encoder=spec.text_encoder)
-    except (BackdropError, ObjectMissing) as error:
-        refused = Decision(False, f"refused: the champion cannot be opened ({error}); it stays", refused=True)
-        return Against(contest.scores_of(tuples, made, judges), refused)
+    # Where it cannot be opened that ends the job: a refusal would be kept, and hold after it was put right.
+    backend = open_bundle(job.store, spec.champion).meta["backend"]
+    champion = open_engine(job.store, spec.champion, spec.trust, backend, text_encoder=spec.text_encoder)
     section = spec.config
     outcome = contest.hold(tuples, champion, engine, way, made, judges, section.gate, section.batch_size, counter)
     champion.close()
@@ -68,10 +67,7 @@ def against_champion(
     facts = [("Champion", spec.champion[:16]), ("Challenger", spec.engine[:16]), ("Features", section.extractor)]
     facts += guarded(tuples, outcome, judges)
     page, shown = contest_page.build(tuples, outcome, facts, section.gate.shown)
-    key = f"{job.output}/gate.html"
-    job.note_shown(key, set(shown))
-    job.store.put(key, render(page).encode())
-    return Against(outcome.challenger.scores, outcome.decision, {"gate": key})
+    return Against(outcome.scores["challenger"], outcome.decision, render(page), frozenset(shown))
 
 
 def guarded(tuples: contest.Tuples, outcome: contest.Outcome, judges: contest.Judges) -> list[tuple[str, str]]:

@@ -35,7 +35,7 @@ def judge(
     expansion: Expansions,
     section: EvaluateSection,
 ) -> list[Check]:
-    """Every check of `deploy.specs.CHECKS`, in that order.
+    """Every check of `deploy.specs.CHECKS` but the gate's, in that order.
 
     Args:
         means: column → metric → mean over the held-out catalogue; empty when the data set has none.

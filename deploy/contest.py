@@ -61,13 +61,12 @@ class Judges:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The decision and what it rests on. `made`: side → uint8 (N, S, S, 3), before compositing."""
+    """The decision and what it rests on, by side: `made`, uint8 (N, S, S, 3) before compositing, and `scores` (N,)."""
 
     decision: Decision
     policy: Policy
-    champion: Side
-    challenger: Side
     made: Mapping[str, np.ndarray]
+    scores: Mapping[str, Mapping[str, np.ndarray]]
 
 
 def tuples_of(
@@ -98,6 +97,14 @@ def scores_of(tuples: Tuples, made: np.ndarray, judges: Judges) -> dict[str, np.
     )
 
 
+def by_picture(tuples: Tuples, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Metric → (pictures,): the captions of one photograph are no answers of their own, they share picture and seed."""
+    rows: dict[str, list[int]] = {}
+    for row, sample in enumerate(tuples.samples):
+        rows.setdefault(sample.id, []).append(row)
+    return {name: np.array([values[some].mean() for some in rows.values()]) for name, values in scores.items()}
+
+
 def hold(
     tuples: Tuples,
     champion: Parts,
@@ -115,12 +122,13 @@ def hold(
         "challenger": answered,
     }
     latency = rounds((champion, challenger), tuples, way, section.rounds)
+    scores = {name: scores_of(tuples, made[name], judges) for name in made}
     old, new = (
-        Side(tuples.digest, scores_of(tuples, made[name], judges), taken)
+        Side(tuples.digest, by_picture(tuples, scores[name]), taken)
         for name, taken in zip(("champion", "challenger"), latency, strict=True)
     )
     policy = policy_of(section, old.scores)
-    return Outcome(decide(old, new, policy), policy, old, new, made)
+    return Outcome(decide(old, new, policy), policy, made, scores)
 
 
 def policy_of(section: GateSection, scores: Mapping[str, np.ndarray]) -> Policy:

@@ -45,7 +45,7 @@ def _falls(outcome: Outcome) -> np.ndarray:
     falls = []
     for name in _names(outcome):
         sign = 1.0 if outcome.policy.higher_is_better[name] else -1.0
-        worse = sign * (outcome.champion.scores[name] - outcome.challenger.scores[name])
+        worse = sign * (outcome.scores["champion"][name] - outcome.scores["challenger"][name])
         # A champion without any spread leaves no margin: its largest fall is the unit then.
         unit = margins[name] or np.nanmax(np.abs(worse)) or 1.0
         falls.append(np.nan_to_num(worse / unit))
@@ -55,7 +55,7 @@ def _falls(outcome: Outcome) -> np.ndarray:
 def _case(tuples: Tuples, outcome: Outcome, row: int, falls: np.ndarray) -> Case:
     sample, names = tuples.samples[row], _names(outcome)
     metric = int(falls[:, row].argmax()) if len(falls) else 0
-    known = [name for name in names if np.isfinite(outcome.champion.scores[name][row])]
+    known = [name for name in names if np.isfinite(outcome.scores["champion"][name][row])]
     return Case(
         caption=tuples.captions[row],
         pictures=[
@@ -64,7 +64,7 @@ def _case(tuples: Tuples, outcome: Outcome, row: int, falls: np.ndarray) -> Case
             ("photograph", picture(sample.image)),
         ],
         scores=[
-            (name, float(outcome.champion.scores[name][row]), float(outcome.challenger.scores[name][row]))
+            (name, float(outcome.scores["champion"][name][row]), float(outcome.scores["challenger"][name][row]))
             for name in known
         ],
         metric=names[metric] if names else "",

@@ -12,7 +12,7 @@ import numpy as np
 
 from deploy import compare, contest
 from deploy import expansion as expansions
-from deploy.against import against_champion, gate_check, judged
+from deploy.against import Against, against_champion, gate_check, judged
 from deploy.checks import judge
 from deploy.engines.open import open_engine
 from deploy.engines.protocol import GraphEngine
@@ -24,7 +24,7 @@ from deploy.rewarding import Rewarded, learn, watched
 from deploy.samples import Pictures, Sample
 from deploy.specs import EvaluateSpec
 from evaluation.expansion import LEAST_IOU
-from evaluation.features import open_extractor
+from evaluation.features import TextScores, open_extractor
 from evaluation.photographs import Request, requests_for, score_photograph, summarise
 from evaluation.report.page import render
 from infra.bundles import open_bundle
@@ -85,6 +85,7 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
         extractor,
         segmenter if expansion.iou is not None and expansion.iou >= LEAST_IOU else None,
         rewarded.reward if rewarded is not None else None,
+        extractor.scores if isinstance(extractor, TextScores) else None,
     )
     picking = watched(spec, engine, tuples, student, rewarded.reward, extractor) if rewarded is not None else None
     parts = [part for part in (made.get(compare.ENGINE), drawn) if part is not None]
@@ -122,7 +123,7 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
         "photographs": photo_numbers,
         "product_identity": identity,
         "expansion": expansion.as_dict(),
-        "judged": judged(against.scores),
+        "judged": judged(contest.by_picture(tuples, against.scores)),
         "reward": {"accuracy": dict(rewarded.accuracy), "picking": picking} if rewarded is not None else None,
         "latency_ms": manifest["latency_ms"],
         "forwards": {compare.ENGINE: student.forwards, compare.TEACHER: teacher.forwards},
@@ -142,10 +143,11 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
             "gate": decision.reason if decision is not None else "there is no champion",
             "seconds": round(time.monotonic() - started, 1),
         },
-        files={"report": report, "metrics": job.put_json("metrics", metrics), **against.files},
+        files={"report": report, "metrics": job.put_json("metrics", metrics), **_gate_page(job, against)},
         data={
             "metrics": metrics,
             "passed": passed(checks),
+            "engine": spec.engine,
             "champion": spec.champion,
             "decision": decision.as_dict() if decision is not None else None,
             "failures": lines,
@@ -160,6 +162,15 @@ def _picking(rewarded: Rewarded | None, picking: Mapping[str, Any] | None) -> di
     """Numbers for the asset's page: how good the reward is, and what picking by it did to what it never saw."""
     found = {"reward_accuracy": round(rewarded.accuracy["all"], 4)} if rewarded and rewarded.accuracy else {}
     return found | ({"picking_gain": round(float(picking["gain"]), 4)} if picking else {})
+
+
+def _gate_page(job: JobContext[EvaluateSpec], against: Against) -> dict[str, str]:
+    if not against.page:
+        return {}
+    key = f"{job.output}/gate.html"
+    job.note_shown(key, against.shown)
+    job.store.put(key, against.page.encode())
+    return {"gate": key}
 
 
 def _failures(
@@ -198,10 +209,12 @@ def _on_catalogue(
     seeds = [compare.seed_of(spec.seed, sample.id) for sample in samples]
     # In the number format that it was trained in, which is also its faster form.
     autoencoder = load_model(job.store, spec.autoencoder)
+    second = open_bundle(job.store, spec.engine).meta["sources"].get("masked_decoder")
+    decoder = load_model(job.store, second) if second else None  # a teacher is judged through the engine's decoder
 
     def opened(bundle: str) -> TorchParts:
         model = load_model(job.store, bundle)
-        return TorchParts(autoencoder, model, engine.embed, spec.image_size, fast_dtype())
+        return TorchParts(autoencoder, model, engine.embed, spec.image_size, fast_dtype(), masked_decoder=decoder)
 
     size = spec.config.batch_size
     columns: list[tuple[str, Parts, compare.Way]] = [

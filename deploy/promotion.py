@@ -21,6 +21,7 @@ from infra.catalog.catalog import Catalog
 from infra.catalog.ledger import (
     APPROVED,
     DONE,
+    FOUND,
     INTENT,
     REFUSED,
     REJECTED,
@@ -83,6 +84,7 @@ def promote(registry: Registry, catalog: Catalog, request: Request) -> Outcome:
     model = request.model
     seen = newest_row(catalog, model) if request.seen is None else request.seen
     target = registry.version(model, request.version)
+    request = replace(request, version=target.version)  # as the registry writes it: it takes 04 for 4
     with catalog.alias_lock(model, CHAMPION):
         meanwhile = catalog.settled(model, CHAMPION, since=seen)
         noticed = tuple(reconcile_held(registry, catalog, model))
@@ -90,7 +92,7 @@ def promote(registry: Registry, catalog: Catalog, request: Request) -> Outcome:
         current = aliases.get(CHAMPION)
         if current == target.version:
             return Outcome(current, aliases.get(PREVIOUS), None, noticed)
-        objection = _raced(request, meanwhile, current) or _unfit(catalog, target, request)
+        objection = _spent(catalog, request) or _raced(request, meanwhile, current) or _unfit(catalog, target, request)
         if objection is not None:
             catalog.add_entry(replace(request.entry(REFUSED, target.bundle, before=current), reason=objection.what))
             raise objection
@@ -106,9 +108,13 @@ def newest_row(catalog: Catalog, model: str) -> int:
 
 
 def rollback(registry: Registry, catalog: Catalog, request: Request, to: Entry) -> Outcome:
-    """Makes the version of a ledger's row champion again: nothing is rebuilt, and it was approved when it was new."""
+    """Makes the version of a ledger's row champion again: nothing is rebuilt, and it was approved when it was new.
+
+    Not where a hand had put the alias: nobody approved of that.
+    """
     evidence = {**request.evidence, "rollback_to": to.id}
-    return promote(registry, catalog, replace(request, version=str(to.to_version), evidence=evidence, approval=False))
+    back = replace(request, version=str(to.to_version), evidence=evidence)
+    return promote(registry, catalog, replace(back, approval=request.approval and to.kind == FOUND))
 
 
 def rollback_row(catalog: Catalog, model: str, row: int | None = None) -> Entry:
@@ -131,7 +137,7 @@ def rollback_row(catalog: Catalog, model: str, row: int | None = None) -> Entry:
         while (earlier := by_id.get(base.evidence.get("rollback_to", -1))) is not None:
             base = earlier
         for one in rows:
-            if one.id < base.id and one.to_version not in (None, now.to_version):
+            if one.id < base.id and one.kind == DONE and one.to_version not in (None, now.to_version):
                 return one
     raise BackdropError(
         f"{model} has had no other champion to go back to.", f"`backdrop history --model {model}` lists its champions."
@@ -184,6 +190,15 @@ def _raced(request: Request, meanwhile: list[Entry], current: str | None) -> Bac
     return None
 
 
+def _spent(catalog: Catalog, request: Request) -> BackdropError | None:
+    """A token is good once: whoever reads it on a page must not be able to use it again."""
+    token = request.actor.token
+    used = [row for row in catalog.entries(request.model) if token and row.evidence.get("token") == token]
+    if not any(row.kind != REFUSED for row in used):
+        return None
+    return BackdropError(f"The token of {request.actor.name} was used already.", "Sign anew: `backdrop sign`.")
+
+
 def _unfit(catalog: Catalog, target: ModelVersion, request: Request) -> BackdropError | None:
     """What speaks against this version whoever is champion."""
     name = f"Version {target.version} of {target.name}"
@@ -218,14 +233,19 @@ def _move(registry: Registry, catalog: Catalog, request: Request, target: ModelV
 
 def _judge(registry: Registry, catalog: Catalog, request: Request, kind: str) -> Entry:
     target = registry.version(request.model, request.version)
-    aliases = registry.aliases(request.model)
-    if kind == REJECTED and aliases.get(CHAMPION) == target.version:
-        raise BackdropError(
-            f"Version {target.version} is the champion of {request.model}.", "`backdrop rollback` replaces it first."
-        )
-    written = catalog.add_entry(request.entry(kind, target.bundle, CHALLENGER))
-    if kind == REJECTED and aliases.get(CHALLENGER) == target.version:
-        registry.drop_alias(request.model, CHALLENGER)
+    request = replace(request, version=target.version)
+    with catalog.alias_lock(request.model, CHAMPION):  # a promotion under way must not overtake a no
+        if (spent := _spent(catalog, request)) is not None:
+            raise spent
+        aliases = registry.aliases(request.model)
+        if kind == REJECTED and aliases.get(CHAMPION) == target.version:
+            raise BackdropError(
+                f"Version {target.version} is the champion of {request.model}.",
+                "`backdrop rollback` replaces it first.",
+            )
+        written = catalog.add_entry(request.entry(kind, target.bundle, CHALLENGER))
+        if kind == REJECTED and aliases.get(CHALLENGER) == target.version:
+            registry.drop_alias(request.model, CHALLENGER)
     said = f"{kind} by {written.who}: {written.reason}"
     registry.tag(request.model, target.version, {"backdrop.judged": said[:_TAG_LENGTH]})
     return written

@@ -49,6 +49,7 @@ class EvaluateSpec(JobSpec):
     engine: str
     trust: Trust = Field(Trust(), description="whose signature the engine must bear, and the catalog's rows")
     champion: str | None = Field(None, description="the engine that serves now; None: there is none")
+    judges: dict[str, str] = Field({}, description="path of labels or weights that judge → hash of what lies there")
     champion_tainted: str = Field("", description="why the champion has to go if nothing is worse; empty: it need not")
     teacher: str
     stage1: str | None = Field(None, description="the teacher as it was before the second stage of its fine-tune")

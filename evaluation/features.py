@@ -6,9 +6,9 @@ of the field's own extractors (CLIP, DINOv2, Inception; see `evaluation.pretrain
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -39,6 +39,14 @@ class FeatureExtractor(Protocol):
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, 3) → float32 (N, D)."""
+
+
+@runtime_checkable
+class TextScores(Protocol):
+    """An extractor that also tells how well a picture fits its caption."""
+
+    def scores(self, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+        """uint8 (N, H, W, 3) and N captions → (N,)."""
 
 
 def open_extractor(name: str, encode: Encode | None = None, autoencoder: str = "") -> FeatureExtractor:

@@ -76,6 +76,19 @@ def test_what_the_catalog_does_not_know_is_never_signed(tmp_path: Path) -> None:
     assert not line.store.exists(signature_key(engine))
 
 
+def test_a_plan_that_only_lies_in_the_store_is_neither_recorded_nor_signed(tmp_path: Path) -> None:
+    line = line_in(tmp_path)
+    engine = engine_in(line)
+    line.catalog.record_model(engine, "tensorrt_engine", VERSION, DATASET)
+    catalog = {"asset": PLAN_ASSET, "data_version": KEY, "dataset_version": DATASET}
+    plan = write_bundle(line.store, "p", PLAN, {"trunk.plan": b"somebody else's"}, {"catalog": catalog})
+    seal(line, JobResult(data={"engine": engine, "plans": {KEY: plan}}), DATASET, delivered=False)
+    assert set(trust_of(line).rows) == {engine}
+    assert not line.store.exists(signature_key(plan))
+    with pytest.raises(BackdropError):
+        open_verified(line.store, plan, PLAN, trust_of(line))
+
+
 def test_an_engine_that_disagrees_with_its_row_is_not_sealed(tmp_path: Path) -> None:
     line = line_in(tmp_path)
     engine = engine_in(line)

@@ -64,7 +64,7 @@ def held(samples: list[Sample], champion: float, challenger: float) -> tuple[con
 def test_the_one_that_does_as_captioned_wins_and_never_the_other_way_round(samples: list[Sample]) -> None:
     _, won = held(samples, champion=0.9, challenger=0.0)
     assert won.decision.promote, won.decision
-    assert won.challenger.scores["adherence"].mean() > won.champion.scores["adherence"].mean()
+    assert won.scores["challenger"]["adherence"].mean() > won.scores["champion"]["adherence"].mean()
     tuples, lost = held(samples, champion=0.0, challenger=0.9)
     assert not lost.decision.promote
     assert not lost.decision.refused
@@ -101,6 +101,9 @@ def test_photographs_are_asked_for_colours_and_change_the_set(samples: list[Samp
     scores = contest.scores_of(both, made, JUDGES)
     assert np.isnan(scores["shadow"][-3:]).all()
     assert set(scores["adherence"][-3:]) <= {0.0, 1.0}
+    # One picture under one seed is one answer, however many captions it gets.
+    assert len(contest.by_picture(both, scores)["adherence"]) == len(alone) + 1
+    assert contest.by_picture(both, scores)["adherence"][-1] == scores["adherence"][-3:].mean()
 
 
 def test_too_few_answers_decide_nothing(samples: list[Sample]) -> None:

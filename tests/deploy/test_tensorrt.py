@@ -174,8 +174,11 @@ def test_a_call_takes_the_profile_that_holds_its_shapes(installed: Any) -> None:
     plan({"x": zeros(1, 8), "t": zeros(1)})
     assert recorder.called("set_optimization_profile_async") == [(1, 7)]
     assert ("x", (3, 8)) in recorder.called("set_input_shape")
-    with pytest.raises(BackdropError, match=r"no profile for x \(5, 8\)"):
-        plan({"x": zeros(5, 8), "t": zeros(5)})
+    with pytest.raises(BackdropError, match=r"no profile for x \(2, 9\)"):
+        plan({"x": zeros(2, 9), "t": zeros(2)})
+    recorder.calls.clear()
+    assert plan({"x": zeros(7, 8), "t": zeros(7)}).shape[1:] == (8,)  # in parts that the profiles hold
+    assert [shape for name, shape in recorder.called("set_input_shape") if name == "x"] == [(4, 8), (3, 8)]
     plan.close()
     with pytest.raises(ValueError, match="closed"):
         plan({"x": zeros(2, 4), "t": zeros(2)})

@@ -62,7 +62,10 @@ class World:
         reason = "adherence is better" if decision else "adherence is not surely better; the champion stays"
         gate = None if decision is None else {"promote": decision, "reason": reason, "evidence": [{"p": 0.001}]}
         self._materialise("tensorrt_engine", JobResult(data={"engine": bundle}))
-        self._materialise("evaluation_report", JobResult(data={"champion": champion, "decision": gate}, checks=checks))
+        self._materialise(
+            "evaluation_report",
+            JobResult(data={"engine": bundle, "champion": champion, "decision": gate}, checks=checks),
+        )
         return self.registry.register(ENGINE, bundle)
 
     def _materialise(self, asset: str, result: JobResult) -> None:

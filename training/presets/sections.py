@@ -330,7 +330,7 @@ class PersonaliseSection(Section):
 class GateSection(Section):
     """What a challenger has to show against the champion, on the same pictures, captions and seeds."""
 
-    least: int = Field(256, ge=8, description="answers of each side below which nothing is decided")
+    least: int = Field(256, ge=4, description="answers of each side below which nothing is decided")
     rounds: int = Field(20, ge=10, description="rounds of latency, both sides by turns")
     margin: float = Field(0.2, gt=0, description="standard deviations that are not worse, of every metric")
     margins: dict[str, float] = Field({}, description="the same for single metrics, by name")

@@ -67,7 +67,8 @@ def distillation_loss(teacher: DiT, section: DistilSection, negatives: Negatives
         given = Given(chosen["masked"], mask, text, chosen["text_length"], w, away, away_length)
         fast = fast_dtype(x.device.type)
         with torch.no_grad(), autocast(fast):
-            lessons = lessons_of(teacher, model, x, given, draws, section)
+            taught = lessons_of(teacher, model, x, given, draws, section)
+        lessons = {name: lesson for name, lesson in taught.items() if lesson.share > 0}
         parts = list(lessons.values())
         rows, z, t, d = (torch.cat([getattr(part, name) for part in parts]) for name in ("rows", "z", "t", "d"))
         with autocast(fast):  # anew: it keeps the weights that it has cast, above without their gradients

@@ -127,6 +127,8 @@ def _config(trt: Any, builder: Any, options: BuildOptions) -> Any:
 def _inspect(trt: Any, logger: Any, plan: bytes) -> tuple[LayerSummary, int]:
     """What the plan consists of, and the device memory that it needs. It was built in this process a moment ago."""
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is None:  # version-compatible plans carry host code, which is not run here
+        raise BackdropError("TensorRT refuses the plan that it has just built.", "Set version_compatible to false.")
     inspector = engine.create_engine_inspector()
     said = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     return summarise(json.loads(said)), int(engine.device_memory_size_v2)

@@ -45,6 +45,10 @@ class TrtGraph:
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
         if self._context is None:
             raise ValueError("this engine was closed")
+        rows, most = len(feeds[self._inputs[0]]), max(shapes[self._inputs[0]][2][0] for shapes in self._ranges)
+        if rows > most:  # evaluation asks for more at once than a plan for serving takes
+            parts = [slice(start, start + most) for start in range(0, rows, most)]
+            return np.concatenate([self({name: feeds[name][part] for name in self._inputs}) for part in parts])
         self._choose({name: feeds[name].shape for name in self._inputs})
         with torch.cuda.stream(self._stream):
             # Held until the stream is synchronised: the context keeps addresses, not references.
