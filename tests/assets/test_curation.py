@@ -125,7 +125,7 @@ def test_scanning_and_packing_can_be_shared_out(bench: Bench, tmp_path: Path) ->
     bench.ingest("sample", SAMPLE)
 
     def part(verb: Callable[[FilterSpec, JobContext], JobResult], number: int, parts: int) -> JobResult:
-        section = CurationSection(slice_size=32, workers=1)
+        section = CurationSection(slice_size=8, workers=1)
         places = {"store": bench.store.uri, "output": "out/part", "delivery": "sample", "image_size": 64}
         spec = FilterSpec(**places, config=section, part=number, parts=parts)
         return verb(spec, JobContext(spec, bench.store, spec.output, bench.folder))
@@ -134,15 +134,15 @@ def test_scanning_and_packing_can_be_shared_out(bench: Bench, tmp_path: Path) ->
         part(filter_verb.scan_part, number, 3)
     kept = part(filter_verb.decide_whole, 0, 1).data["kept"]
     packed = [part(filter_verb.pack_part, number, 2).data["slices"] for number in (1, 0)]
-    assert all(packed)
+    assert all(packed)  # the slices' hashes share them out: of so many none stays without, bar one time in millions
     assert bench.catalog.slices(delivery="sample") == []  # nothing counts before `filter` has found all of it done
     before = {key: bench.store.get(key) for key in bench.store.list("filtered/")}
-    shared = bench.filter("sample", slice_size=32, workers=1)
+    shared = bench.filter("sample", slice_size=8, workers=1)
     assert {key: bench.store.get(key) for key in bench.store.list("filtered/")} == before
     assert (shared.data["images"], len(shared.data["slices"])) == (kept, sum(packed))
     alone = Bench(bench.catalog.url, DirectoryStore(tmp_path / "alone"), bench.folder)
     alone.ingest("sample", SAMPLE)
-    assert alone.filter("sample", slice_size=32, workers=1).data["slices"] == shared.data["slices"]
+    assert alone.filter("sample", slice_size=8, workers=1).data["slices"] == shared.data["slices"]
 
 
 def test_a_bucket_holds_the_same(bench: Bench, s3_store: ObjectStore, tmp_path: Path) -> None:
