@@ -131,34 +131,36 @@ def text_export(encoder: TextEncoder) -> Export:
     return Export(TextGraph(encoder.model), {"ids": ids, "valid": valid}, {"ids": free, "valid": free}, largest)
 
 
-def trunk_export(student: DiT) -> Export:
-    """The student, with every input that `DiT.forward` takes."""
-    patch, channels, width = student.config.patch, student.config.latent_channels, student.config.text_width
-    size = (patch * _ROWS, patch * _COLUMNS)
+def trunk_export(transformer: DiT) -> Export:
+    """A student, with every input that `DiT.forward` takes; or a teacher, which has no step, guidance or negative."""
+    config = transformer.config
+    size, width = (config.patch * _ROWS, config.patch * _COLUMNS), config.text_width
     batch = {0: (1, "batch")}
-    words = {**batch, 1: (1, "tokens")}
-    latent = {**batch, 2: (patch, "rows"), 3: (patch, "columns")}
-    return Export(
-        student,
-        {
-            # Never one tensor twice: torch.export would take two inputs for one.
-            "z": torch.zeros(_BATCH, channels, *size),
-            "t": torch.linspace(0.3, 0.7, _BATCH),
-            "masked": torch.zeros(_BATCH, channels, *size),
-            "mask": torch.ones(_BATCH, 1, *size),
-            "text": torch.zeros(_BATCH, _TOKENS, width),
-            "text_length": torch.arange(_BATCH) + 3,
+    latent = {**batch, 2: (config.patch, "rows"), 3: (config.patch, "columns")}
+    inputs = {
+        # Never one tensor twice: torch.export would take two inputs for one.
+        "z": torch.zeros(_BATCH, config.latent_channels, *size),
+        "t": torch.linspace(0.3, 0.7, _BATCH),
+        "masked": torch.zeros(_BATCH, config.latent_channels, *size),
+        "mask": torch.ones(_BATCH, 1, *size),
+        "text": torch.zeros(_BATCH, _TOKENS, width),
+        "text_length": torch.arange(_BATCH) + 3,
+    }
+    if config.flow_map:
+        inputs |= {
             "step": torch.linspace(0.1, 0.2, _BATCH),
             "guidance": torch.linspace(1.0, 2.0, _BATCH),
-            "negative": torch.zeros(_BATCH, _TOKENS, width),
+            "negative": torch.zeros(_BATCH, _TOKENS - 1, width),
             "negative_length": torch.arange(_BATCH) + 2,
-        },
-        {
-            **dict.fromkeys(("z", "masked", "mask"), latent),
-            **dict.fromkeys(("t", "text_length", "step", "guidance", "negative_length"), batch),
-            **dict.fromkeys(("text", "negative"), words),
-        },
-    )
+        }
+    free = {
+        **dict.fromkeys(inputs, batch),
+        **dict.fromkeys(("z", "masked", "mask"), latent),
+        "text": {**batch, 1: (1, "tokens")},
+    }
+    if config.flow_map:
+        free["negative"] = {**batch, 1: (1, "away")}  # a length of its own: two null words cost nothing
+    return Export(transformer, inputs, free)
 
 
 def to_onnx(export: Export, opset: int) -> Exported:

@@ -70,6 +70,7 @@ class Probes:
         # A caption that was dropped and a negative one that is not there have length 0.
         length = np.where(np.arange(batch) == batch - 1, 0 if batch > 1 else length, length).astype(np.int64)
         away_length = np.where(np.arange(batch) == 0, 0, away_length).astype(np.int64)
+        away = away[:, : max(2, int(away_length.max()))]  # as an engine cuts it, so not of the captions' length
         decoder: Arrays = {"latents": latents}
         if masked_decoder:
             factor = autoencoder.config.factor

@@ -99,7 +99,7 @@ class GraphEngine:
     ) -> np.ndarray:
         """The student's velocity, float32 (B, C, h, w); shapes as in `training.editing.Parts`.
 
-        No `negative` is one of length 0; a given one is as long as `text`, zeros beyond its length.
+        No `negative` is one of length 0; a given one has zeros beyond its length.
         Raises ValueError without `step` and `guidance`: the exported graph is the student, which takes both.
         """
         if step is None or guidance is None:
@@ -108,8 +108,8 @@ class GraphEngine:
             negative, negative_length = null_text(text, text_length)
         # Words beyond every caption's length change nothing, and every block reads them. Two at least: the exporter
         # takes a size of one for a constant.
-        words = max(2, int(text_length.max(initial=0)), int(negative_length.max(initial=0)))
-        text, negative = text[:, :words], negative[:, :words]
+        text = text[:, : max(2, int(text_length.max(initial=0)))]
+        negative = negative[:, : max(2, int(negative_length.max(initial=0)))]
         return self._graphs["trunk"](
             {
                 "z": _float(z),

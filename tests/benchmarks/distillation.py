@@ -1,22 +1,17 @@
 """The student against its teacher: what few steps cost in quality, and what they save.
 
-Takes the teacher, the latents and the autoencoder of the newest `make run` in the store that BENCH_STORE names, or of a
-line of preset `nano` that it runs itself. It distils a student, timed, and holds its pictures at 1, 2, 4 and 8 steps
-against the teacher's at 8 with guidance: the same held-out pictures, captions and noise. Non-inferior is what lies,
-with 95 % confidence over the pairs, less than a fifth of the teacher's own deviation below it.
+Takes the teacher, the latents and the autoencoder of a finished line. It distils a student, timed, and holds its
+pictures at 1, 2, 4 and 8 steps against the teacher's at 8 with guidance: the same held-out pictures, captions and
+noise. Non-inferior is what lies, with 95 % confidence over the pairs, less than a fifth of the teacher's own deviation
+below it.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +20,10 @@ import numpy as np
 import torch
 
 from deploy import compare
+from deploy.engines.model import OnnxModel
+from deploy.engines.onnxruntime import OrtGraph
 from deploy.evaluate import shift_of
+from deploy.graphs import to_onnx, trunk_export
 from deploy.samples import Pictures, Sample
 from evaluation.bootstrap import mean_interval
 from evaluation.expansion import expansion
@@ -34,8 +32,8 @@ from evaluation.metrics.colour import away_from
 from evaluation.palette import NAMES, nearest_colours, rgb_to_lab
 from evaluation.product_segmenter import train_segmenter
 from infra.jobs.program import JobContext
-from infra.object_store import ObjectStore, open_store
-from infra.settings import REPOSITORY
+from infra.object_store import ObjectStore
+from tests.benchmarks.finished_line import finished_line
 from tests.benchmarks.personalise import newest
 from tests.benchmarks.promise import Promise
 from training.editing import Parts, complete
@@ -81,7 +79,8 @@ class Bench:
 
 def promises() -> Iterator[Promise]:
     logging.getLogger("infra.jobs").setLevel(logging.WARNING)
-    with finished_line() as store, tempfile.TemporaryDirectory() as folder:
+    store = finished_line()
+    with tempfile.TemporaryDirectory() as folder:
         bench = opened(store, Path(folder))
         began, worked = time.perf_counter(), time.process_time()
         student = distilled(bench, Path(folder))
@@ -91,26 +90,6 @@ def promises() -> Iterator[Promise]:
         yield from quality(bench, student)
         yield from speed(bench, student)
         yield negative_colour(bench, student)
-
-
-@contextmanager
-def finished_line() -> Iterator[ObjectStore]:
-    """A copy of BENCH_STORE, for the benchmark writes to it; else the store of a line that is run here."""
-    base = Path(tempfile.mkdtemp(prefix="backdrop-bench-"))
-    mine = {name: value for name, value in os.environ.items() if not name.startswith("BACKDROP_")}
-    environment = {**mine, "BACKDROP_STATE": str(base / "state")}
-    command = [sys.executable, "-m", "orchestration.cli"]
-    given = os.environ.get("BENCH_STORE")
-    try:
-        if given:
-            shutil.copytree(given, base / "state" / "store")
-        else:
-            subprocess.run([*command, "run", "--preset", "nano"], check=True, cwd=REPOSITORY, env=environment)
-        yield open_store(f"file://{base}/state/store")
-    finally:
-        if not given:
-            subprocess.run([*command, "clean"], cwd=REPOSITORY, env=environment, check=False)
-        shutil.rmtree(base, ignore_errors=True)
 
 
 def opened(store: ObjectStore, folder: Path) -> Bench:
@@ -201,23 +180,31 @@ def _shown(found: Scores) -> str:
 
 
 def speed(bench: Bench, student: Any) -> Iterator[Promise]:
-    """Turn about, the best of each: the trunk alone, then a whole picture with its encoding and decoding."""
+    """Turn about, the best of each: the trunk alone, as the graph that is served and in PyTorch, then a picture."""
     teacher = load_model(bench.store, bench.teacher)
     shift = shift_of(bench.store, bench.teacher)
     cells = load_preset("nano").image_size // load_model(bench.store, bench.autoencoder).config.factor
     samples = bench.samples[:BATCH]
     captions = [sample.caption for sample in samples]
     text, length = (torch.from_numpy(part) for part in bench.embed(captions))
+    text = text[:, : max(2, int(length.max()))].float()  # as both sides cut it
     latent = torch.randn(BATCH, teacher.config.latent_channels, cells, cells)
-    given = (latent, torch.ones(BATCH), latent, torch.ones(BATCH, 1, cells, cells), text.float(), length.long())
+    given = (latent, torch.ones(BATCH), latent, torch.ones(BATCH, 1, cells, cells), text, length.long())
     twice = tuple(torch.cat([part, part]) for part in given)
+    nothing = (torch.zeros(BATCH, 2, text.shape[2]), torch.zeros(BATCH, dtype=torch.int64))
+    few = (*given, given[1], given[1])
+    threads = torch.get_num_threads()
+    served = {name: Served(name, model, threads) for name, model in (("student", student), ("teacher", teacher))}
     images, products = (np.stack([getattr(sample, name) for sample in samples]) for name in ("image", "product"))
     drawn: dict[str, Any] = {"guidance": GUIDANCE, "seeds": range(BATCH)}
     both = {"teacher": bench.parts(teacher), "student": bench.parts(student)}
     ways: dict[str, Callable[[], object]] = {
-        "trunk, student": lambda: [student(*given, given[1], given[1]) for _ in range(4)],
-        "trunk, teacher": lambda: [teacher(*given) for _ in range(2 * TEACHER_STEPS)],
-        "trunk, teacher batched": lambda: [teacher(*twice) for _ in range(TEACHER_STEPS)],
+        "served, student": lambda: [served["student"](*few, *nothing) for _ in range(4)],
+        "served, teacher": lambda: [served["teacher"](*given) for _ in range(2 * TEACHER_STEPS)],
+        "served, teacher batched": lambda: [served["teacher"](*twice) for _ in range(TEACHER_STEPS)],
+        "PyTorch, student": lambda: [student(*few) for _ in range(4)],
+        "PyTorch, teacher": lambda: [teacher(*given) for _ in range(2 * TEACHER_STEPS)],
+        "PyTorch, teacher batched": lambda: [teacher(*twice) for _ in range(TEACHER_STEPS)],
         "all, student": lambda: complete(both["student"], images, products, captions, steps=4, student=True, **drawn),
         "all, teacher": lambda: complete(
             both["teacher"], images, products, captions, steps=TEACHER_STEPS, student=False, shift=shift, **drawn
@@ -231,9 +218,25 @@ def speed(bench: Bench, student: Any) -> Iterator[Promise]:
                 run()
                 best[name] = min(best[name], time.perf_counter() - began)
     print(", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in best.items()), flush=True)
-    faster = min(best["trunk, teacher"], best["trunk, teacher batched"])
-    yield Promise(f"student's trunk over its teacher's, batch {BATCH}", faster / best["trunk, student"], RATIO, "times")
-    print(f"end to end: {best['all, teacher'] / best['all, student']:.2f} times")
+    found = {}
+    for form in ("served", "PyTorch"):
+        faster = min(best[f"{form}, teacher"], best[f"{form}, teacher batched"])
+        found[form] = faster / best[f"{form}, student"]
+    print(f"trunk in PyTorch, {str(fast_dtype()).removeprefix('torch.')}: {found['PyTorch']:.2f} times")
+    print(f"end to end in PyTorch: {best['all, teacher'] / best['all, student']:.2f} times")
+    yield Promise(f"student's trunk over its teacher's, as graphs, batch {BATCH}", found["served"], RATIO, "times")
+
+
+class Served:
+    """A transformer as the graph that an engine serves, float32, fed by position."""
+
+    def __init__(self, name: str, model: Any, threads: int) -> None:
+        export = trunk_export(model)
+        self.names = list(export.inputs)
+        self.graph = OrtGraph(OnnxModel(f"{name}.onnx", to_onnx(export, 18).model.SerializeToString()), threads)
+
+    def __call__(self, *given: torch.Tensor) -> np.ndarray:
+        return self.graph({name: part.numpy() for name, part in zip(self.names, given, strict=True)})
 
 
 def negative_colour(bench: Bench, student: Any) -> Promise:
@@ -272,3 +275,8 @@ def _share(image: np.ndarray, product: np.ndarray, colour: str) -> float:
     """Of the background's pixels, those that are nearest to a named colour."""
     pixels = image[away_from(product) & ~product]
     return float((nearest_colours(rgb_to_lab(pixels)) == NAMES.index(colour)).mean()) if len(pixels) else 0.0
+
+
+if __name__ == "__main__":
+    for promise in promises():
+        print(promise)

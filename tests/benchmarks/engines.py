@@ -2,8 +2,8 @@
 
 An answer is encode, four steps of the trunk and decode, captions embedded before. All sides compute in float32, with
 the same weights, in one process, one after the other again and again; a figure is the median over rounds of the ratio
-within a round. With BENCH_STORE, a finished line's store, weights are the newest trained ones and parity is measured on
-them, in float32 and float16; without it weights are random at the preset's shapes, and parity is not measured.
+within a round. For speed, weights are random at the preset's shapes; parity is measured on a finished
+line's, in float32 and float16.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ def promises() -> Iterator[Promise]:
         for side, bar in (("eager", EAGER_BAR), ("compiled", COMPILED_BAR)):
             worst = min(taken["ratio"][side] for taken in found.values())
             yield Promise(f"ONNX Runtime over {side} PyTorch, {threads} threads", worst, bar)
-    if "BENCH_STORE" in os.environ:
-        yield from parity()
+    yield from parity()
 
 
 def parity() -> Iterator[Promise]:
@@ -50,14 +49,14 @@ def parity() -> Iterator[Promise]:
     from deploy.export import run
     from deploy.specs import ExportSpec
     from infra.jobs.program import JobContext
-    from infra.object_store import open_store
     from infra.overlay import OverlayStore
+    from tests.benchmarks.finished_line import finished_line
     from tests.benchmarks.personalise import newest
     from training.presets import load_preset
 
     preset = load_preset(PRESET)
     with tempfile.TemporaryDirectory() as aside:
-        below = open_store(os.environ["BENCH_STORE"])
+        below = finished_line()
         for form in ("float32", "float16"):
             spec = ExportSpec(
                 store=below.uri,
@@ -159,7 +158,7 @@ class _Compiled:
 
 
 def _models() -> tuple[Any, Any, int]:
-    """(autoencoder, student, picture's side) of the store, or of the preset with random weights."""
+    """(autoencoder, student, picture's side) of the preset, with random weights."""
     import torch
 
     from training.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -167,15 +166,6 @@ def _models() -> tuple[Any, Any, int]:
     from training.presets import load_preset
 
     preset = load_preset(PRESET)
-    if "BENCH_STORE" in os.environ:
-        from infra.object_store import open_store
-        from tests.benchmarks.personalise import newest
-        from training.models.io import load_model
-
-        store = open_store(os.environ["BENCH_STORE"])
-        wanted = ("autoencoder", "distilled_model")
-        autoencoder, student = (load_model(store, newest(store, asset).data["model"]) for asset in wanted)
-        return autoencoder, student, preset.image_size
     torch.manual_seed(0)
     section = preset.autoencoder
     autoencoder = Autoencoder(AutoencoderConfig(section.factor, section.latent_channels, section.width, section.depth))

@@ -125,7 +125,7 @@ class DiT(nn.Module):
         text_length: Tensor,  # (B,) int      0 = the learned null text
         step: Tensor | None = None,  # (B,)  flow map only: length of the step
         guidance: Tensor | None = None,  # (B,)  flow map only: guidance baked in
-        negative: Tensor | None = None,  # (B, L, E)  flow map only: text to lead away from
+        negative: Tensor | None = None,  # (B, M, E)  flow map only: text to lead away from
         negative_length: Tensor | None = None,  # (B,) int  0 = none, as where `negative` is left out
         route: Route | None = None,  # tokens that leave some blocks out
         tap: Tap | None = None,  # keeps one block's hidden state
@@ -141,7 +141,7 @@ class DiT(nn.Module):
                 raise ValueError("a flow map needs step and guidance")
             c = c + self.step_in(step) + self.guidance_in(guidance)  # (B, D)
             if negative is not None and negative_length is not None:
-                away, seen = self.read(negative.to(z.dtype), negative_length)  # (B, L, D), (B, L)
+                away, seen = self.read(negative.to(z.dtype), negative_length)  # (B, M, D), (B, M)
                 strength = (guidance - 1) * (negative_length > 0).to(guidance.dtype)  # (B,)
                 words, led = self.negative_in(words, away, seen, strength)  # (B, L, D), (B, D)
                 c = c + led

@@ -51,7 +51,7 @@ def bucket_profiles(
         low, best, high = ({**dict(zip(names, end, strict=True)), **fixed} for end in ends)
         return {"bucket": bucket, "low": low, "best": best, "high": high}
 
-    words = {"tokens": (1, tokens, tokens)}
+    words = {"tokens": (1, tokens, tokens), "away": (1, 2, tokens)}  # mostly without a negative text
     pictures, trunk = [], []
     for bucket, (height, width) in sizes.items():
         cells = {"rows": height // factor, "columns": width // factor}
