@@ -85,6 +85,7 @@ def examine(environment: Mapping[str, str] | None = None, *, pull: bool = False)
     yield database("BACKDROP_MLFLOW_DB_URL", settings.mlflow_db_url, needed=False)
     yield store(settings.store_uri, remote=on_cluster)
     yield mlflow(settings.mlflow_uri, needed=on_cluster)
+    yield signing(settings, needed=on_cluster)
     if on_cluster:
         from orchestration.doctor_cluster import examine_cluster
 
@@ -131,6 +132,20 @@ def driver(url: str) -> Finding:
     if scheme == LEGACY_DRIVER:
         return ok("dagster", f"its URL names the driver: {scheme}")
     return failed("dagster", f"its URL begins {scheme}://", f"write {LEGACY_DRIVER}:// into BACKDROP_DAGSTER_URL")
+
+
+def signing(settings: Settings, *, needed: bool) -> Finding:
+    """Whether engines can be signed with a key that outlives a run pod. Names its public half."""
+    from deploy.signing import open_signer
+
+    if settings.signing_key is None:
+        text = "BACKDROP_SIGNING_KEY is empty"
+        remedy = "give it by the secret backdrop-signing (docs/cluster.md): a run pod's own key is gone with it"
+        return failed("signing", text, remedy) if needed else skipped("signing", f"{text}: the line makes its own key")
+    try:
+        return ok("signing", f"engines are signed by {open_signer(settings.signing_key, settings.state).public[:16]}…")
+    except BackdropError as error:
+        return failed("signing", error.what, error.remedy)
 
 
 def store(uri: str, *, remote: bool) -> Finding:

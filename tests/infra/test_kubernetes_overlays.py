@@ -17,6 +17,8 @@ from infra.jobs.kubernetes.build import APP, APP_LABEL
 from infra.settings import Settings
 from tests.infra.test_kubernetes_manifests import FOLDER, OVERLAYS, Object, check_pod, objects, validate, workloads
 
+SIGNING = "backdrop-signing"
+
 
 def built(overlay: str) -> list[Object]:
     if shutil.which("kubectl") is None:
@@ -69,6 +71,14 @@ def test_of_what_may_be_two_one_stays() -> None:
             assert [constraint["labelSelector"] for constraint in spread] == [selector]
 
 
+def test_the_key_that_signs_is_with_those_who_sign_alone() -> None:
+    """Run pods, which are made of dagster.yaml, and the doctor; no GPU job, no page, no service."""
+    holders = {path.name for path in FOLDER.rglob("*.yaml") if SIGNING in path.read_text()}
+    assert holders == {"dagster.yaml", "dagster.production.yaml", "doctor.yaml"}
+    settings = dict(line.split("=", 1) for line in (FOLDER / "base/settings.env").read_text().split() if "=" in line)
+    assert settings["BACKDROP_SIGNING_KEY"].startswith("env:")
+
+
 def references(pod: Object) -> Iterator[str]:
     """The ConfigMaps that a pod needs."""
     for volume in pod.get("volumes", []):
@@ -118,6 +128,7 @@ def test_a_run_worker_is_like_the_others(tmp_path: Path) -> None:
     assert {one["name"] for one in container["volumeMounts"]} <= {one["name"] for one in pod["volumes"]}
     assert {"name": "DAGSTER_HOME", "value": "/state"} in container["env"]
     assert [one["name"] for one in container["env"]].count("BACKDROP_DAGSTER_URL") == 1
+    assert {"secretRef": {"name": SIGNING}} in container["envFrom"]
     assert template["metadata"]["annotations"] == {
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
         "karpenter.sh/do-not-disrupt": "true",

@@ -38,7 +38,7 @@ def cluster() -> Iterator[TestCluster]:
     with TestCluster(accounts=["default", "backdrop-run"], command=command) as running:
         for name in ("backdrop", "backdrop-cluster"):
             running.create("configmaps", {"metadata": {"name": name}, "data": {}})
-        for name in ("backdrop-databases", "backdrop-catalog", "backdrop-store"):
+        for name in ("backdrop-databases", "backdrop-catalog", "backdrop-store", "backdrop-signing"):
             data = {"BACKDROP_DAGSTER_URL": "eA=="}
             running.create("secrets", {"metadata": {"name": name}, "data": data, "type": "Opaque"})
         yield running

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from deploy.signing import OWN_KEY, open_signer
 from infra.object_store import ObjectStore
-from infra.settings import REPOSITORY
+from infra.settings import REPOSITORY, Settings
 from orchestration import doctor
 from orchestration.doctor import State
 
@@ -105,6 +106,20 @@ def test_mlflow_answers_refuses_our_name_or_is_away(tracking: int, closed_port: 
     assert (refused.state, "403" in refused.text, "--allowed-hosts" in refused.remedy) == (State.FAILED, True, True)
     assert doctor.mlflow(f"http://127.0.0.1:{closed_port}", needed=True).state == State.FAILED
     assert doctor.mlflow(None, needed=True).state == State.FAILED
+
+
+def test_the_key_that_signs_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Settings(state=tmp_path, signing_key="env:A_PEM")
+    assert doctor.signing(Settings(state=tmp_path), needed=False).state == State.SKIPPED
+    without = doctor.signing(Settings(state=tmp_path), needed=True)
+    assert (without.state, "backdrop-signing" in without.remedy) == (State.FAILED, True)
+    assert doctor.signing(given, needed=True).state == State.FAILED
+    signer = open_signer(None, tmp_path)
+    pem = (tmp_path / OWN_KEY).read_text()
+    monkeypatch.setenv("A_PEM", pem)
+    found = doctor.signing(given, needed=True)
+    assert (found.state, signer.public[:16] in found.text) == (State.OK, True)
+    assert pem.splitlines()[1] not in str(found)
 
 
 def test_settings_that_do_not_load_are_all_that_is_said() -> None:
