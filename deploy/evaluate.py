@@ -79,7 +79,7 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
     drawn = _on_photographs(spec, engine, tuples, len(samples), student, counter)
     answers = answers_of(asked, drawn)
     identity = _identity(samples, made, answers)
-    extractor = open_extractor(section.extractor, engine.encode, spec.autoencoder)
+    extractor = open_extractor(section.extractor, engine.encode, spec.autoencoder, spec.image_size)
     rewarded = learn(spec, job, engine, known, samples)
     judges = contest.Judges(
         extractor,

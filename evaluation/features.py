@@ -49,23 +49,26 @@ class TextScores(Protocol):
         """uint8 (N, H, W, 3) and N captions → (N,)."""
 
 
-def open_extractor(name: str, encode: Encode | None = None, autoencoder: str = "") -> FeatureExtractor:
+def open_extractor(name: str, encode: Encode | None = None, autoencoder: str = "", size: int = 0) -> FeatureExtractor:
     """The extractor called `name`: clip:<folder>, dinov2:<folder>, inception:<file>, vae-latent or randconv:<seed>.
 
-    `encode` and `autoencoder` (its bundle id, which stands for its weights) are what vae-latent is made of.
+    `encode`, `autoencoder` (its bundle id, which stands for its weights) and `size` (pixels along a picture's side) are
+    what vae-latent is made of.
 
     Raises:
         BackdropError: an unknown name, weights that are missing or do not load, vae-latent without `encode`.
     """
     kind, _, rest = name.partition(":")
     if kind == "randconv":
-        if not rest.isdigit():
+        if not (rest.isascii() and rest.isdecimal()):
             raise BackdropError(f"{name!r} names no seed", f"write for example {DEFAULT}")
         return RandomConvolutions(int(rest))
     if kind == "vae-latent" and not rest:
-        if encode is None:
-            raise BackdropError("vae-latent needs the line's autoencoder", f"give it, or use {DEFAULT}")
-        return LatentFeatures(encode, autoencoder)
+        if encode is None or size < 1:
+            raise BackdropError(
+                "vae-latent needs the line's autoencoder and pictures' size", f"give both, or use {DEFAULT}"
+            )
+        return LatentFeatures(encode, autoencoder, size)
     if kind in ("clip", "dinov2", "inception"):
         from evaluation.pretrained import open_pretrained
 
@@ -115,20 +118,23 @@ class RandomConvolutions:
 class LatentFeatures:
     """The line's own autoencoder's latents, averaged over a grid of cells: colour and layout, no fine texture.
 
-    Only pictures of one size can be held against each other, so the size is part of `preprocessing`.
+    Only pictures of one size can be held against each other, so the size is part of `preprocessing`, and pictures of
+    another are a ValueError.
     """
 
     CELLS = 4
 
-    def __init__(self, encode: Encode, weights: str) -> None:
+    def __init__(self, encode: Encode, weights: str, size: int) -> None:
         self.id, self.weights = "vae-latent", weights
-        self.preprocessing = f"own size, [-1, 1], mean over {self.CELLS} × {self.CELLS} cells"
-        self._encode = encode
+        self.preprocessing = f"{size} × {size} as they are, [-1, 1], mean over {self.CELLS} × {self.CELLS} cells"
+        self._encode, self._size = encode, size
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return in_chunks(images, self._features)
 
     def _features(self, images: np.ndarray) -> Tensor:
+        if images.shape[1:3] != (self._size, self._size):
+            raise ValueError(f"pictures of {images.shape[1:3]} pixels, not of {self._size} × {self._size}")
         pixels = np.ascontiguousarray(to_float(images).transpose(0, 3, 1, 2))
         latent = torch.from_numpy(np.asarray(self._encode(pixels), np.float32))  # (n, C, h, w)
         return F.adaptive_avg_pool2d(latent, self.CELLS).flatten(1)  # (n, C · cells²)

@@ -7,7 +7,8 @@ inception:<file>    torchvision's inception_v3 state dict, .safetensors or .pth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -31,6 +32,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DINO_SIDE = 224
 INCEPTION_SIDE = 299
 
+_NOT_READ = frozenset({"logit_scale", "embeddings.mask_token"})
+"""Weights that no feature depends on: a folder may lack them."""
+
 Text = tuple[float, float, float]
 
 
@@ -50,27 +54,44 @@ def open_pretrained(kind: str, place: str) -> FeatureExtractor:
     try:
         return build(path)
     # A file that is something else fails in as many ways as there are formats.
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError,
+            UnpicklingError, SafetensorError) as error:  # fmt: skip
         raise BackdropError(
             f"{place} does not load as {kind}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
             "give the weights in the format that evaluation/pretrained.py names",
         ) from error
 
 
-class _Network:
-    """A network on normalised pictures of one size."""
+def _whole(network: Any, folder: Path) -> Any:
+    """transformers' `network` with all its weights from `folder`: what is not there it would draw at random.
 
-    def __init__(self, name: str, weights: str, side: int, mean: Text, std: Text) -> None:
+    Raises:
+        ValueError: another network's folder, or one without all weights.
+    """
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    if kind != network.config_class.model_type:
+        raise ValueError(f"its config.json is of a model of type {kind!r}, not {network.config_class.model_type!r}")
+    model, found = network.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    lacking = [*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])]
+    lacking = [key for key in lacking if key not in _NOT_READ]
+    if lacking:
+        raise ValueError(f"{len(lacking)} of its weights are missing or of another shape, {lacking[0]} among them")
+    return model.eval()
+
+
+class _Network:
+    """`features` of normalised pictures (n, 3, side, side) of one size."""
+
+    def __init__(
+        self, name: str, weights: str, side: int, mean: Text, std: Text, features: Callable[[Tensor], Tensor]
+    ) -> None:
         self.id, self.weights = name, weights
         self.preprocessing = f"{resizing(side)}, mean {mean}, deviation {std}"
-        self._side = side
+        self._side, self._features = side, features
         self._mean, self._std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return in_chunks(images, lambda some: self._features((resized(some, self._side) - self._mean) / self._std))
-
-    def _features(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
 
 
 class Clip(_Network):
@@ -80,14 +101,14 @@ class Clip(_Network):
         with hidden_from("transformers", *UNUSED):
             from transformers import CLIPModel
 
-        self._model: Any = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
+        model = self._model = _whole(CLIPModel, folder)
         self._folder = folder
-        super().__init__(
-            "clip", identity(str(folder)), self._model.config.vision_config.image_size, CLIP_MEAN, CLIP_STD
-        )
 
-    def _features(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.normalize(self._model.get_image_features(pixel_values=x), dim=1)
+        def embedded(x: Tensor) -> Tensor:
+            return torch.nn.functional.normalize(model.get_image_features(pixel_values=x), dim=1)
+
+        side = model.config.vision_config.image_size
+        super().__init__("clip", identity(str(folder)), side, CLIP_MEAN, CLIP_STD, embedded)
 
     def text(self, captions: Sequence[str]) -> np.ndarray:
         """float32 (N, D) of unit length. Raises BackdropError when the folder has no tokenizer."""
@@ -115,11 +136,12 @@ class Dinov2(_Network):
         with hidden_from("transformers", *UNUSED):
             from transformers import Dinov2Model
 
-        self._model: Any = Dinov2Model.from_pretrained(folder, local_files_only=True).eval()
-        super().__init__("dinov2", identity(str(folder)), DINO_SIDE, IMAGENET_MEAN, IMAGENET_STD)
+        model = _whole(Dinov2Model, folder)
 
-    def _features(self, x: Tensor) -> Tensor:
-        return self._model(pixel_values=x).last_hidden_state[:, 0]
+        def class_token(x: Tensor) -> Tensor:
+            return model(pixel_values=x).last_hidden_state[:, 0]
+
+        super().__init__("dinov2", identity(str(folder)), DINO_SIDE, IMAGENET_MEAN, IMAGENET_STD, class_token)
 
 
 class Inception(_Network):
@@ -135,11 +157,7 @@ class Inception(_Network):
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
         # Its own picture transform is left out: pictures are normalised here.
-        self._model = inception_v3(weights=None, init_weights=False, aux_logits=True, transform_input=False)
-        self._model.load_state_dict(state)
-        self._model.fc = torch.nn.Identity()
-        self._model.eval()
-        super().__init__("inception", sha256_file(path), INCEPTION_SIDE, IMAGENET_MEAN, IMAGENET_STD)
-
-    def _features(self, x: Tensor) -> Tensor:
-        return self._model(x)
+        model = inception_v3(weights=None, init_weights=False, aux_logits=True, transform_input=False)
+        model.load_state_dict(state)
+        model.fc = torch.nn.Identity()
+        super().__init__("inception", sha256_file(path), INCEPTION_SIDE, IMAGENET_MEAN, IMAGENET_STD, model.eval())

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from evaluation.features import DEFAULT, measured, open_extractor
 from evaluation.measured import comparable
@@ -43,8 +44,11 @@ def test_the_line_s_own_autoencoder_sees_colour_and_layout() -> None:
         assert images.max() <= 1
         return images[:, :, ::8, ::8]
 
-    extractor = open_extractor("vae-latent", encode, "bundle")
+    extractor = open_extractor("vae-latent", encode, "bundle", 64)
     assert extractor.weights == "bundle"
+    assert extractor.preprocessing.startswith("64 × 64")
+    with pytest.raises(ValueError, match="not of 64 × 64"):
+        extractor(pictures())
     images = np.zeros((70, 64, 64, 3), np.uint8)  # more than one chunk
     images[:, :32] = 255
     features = extractor(images).reshape(70, 3, 4, 4)
@@ -59,6 +63,8 @@ def test_the_line_s_own_autoencoder_sees_colour_and_layout() -> None:
     [
         ("randconf:0", "Did you mean 'randconv'"),
         ("randconv:x", "names no seed"),
+        ("randconv:²", "names no seed"),
+        ("randconv:", "names no seed"),
         ("clip:", "not at ''"),
         ("dinov2:/nowhere", "not at '/nowhere'"),
         ("inception:/nowhere.pth", "not at"),
@@ -116,15 +122,50 @@ def test_clip_from_a_folder_embeds_pictures_and_captions(tmp_path: Path) -> None
         open_extractor(f"clip:{tmp_path}")
 
 
-def test_dinov2_from_a_folder(tmp_path: Path) -> None:
+def without(folder: Path, key: str) -> None:
+    """The folder's weights, but for one."""
+    weights = load_file(folder / "model.safetensors")
+    del weights[key]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(tmp_path: Path) -> None:
+    clip = small_clip(tmp_path / "clip")
+    without(tmp_path / "clip", "logit_scale")
+    open_extractor(clip)  # no feature depends on it
+    without(tmp_path / "clip", "visual_projection.weight")
+    with pytest.raises(BackdropError, match=r"1 of its weights are missing .* visual_projection.weight"):
+        open_extractor(clip)
+    dinov2 = small_dinov2(tmp_path / "dinov2")
+    without(tmp_path / "dinov2", "embeddings.mask_token")
+    open_extractor(dinov2)
+    without(tmp_path / "dinov2", "layernorm.bias")
+    with pytest.raises(BackdropError, match=r"1 of its weights are missing .* layernorm.bias"):
+        open_extractor(dinov2)
+
+
+def test_another_network_s_folder_is_refused_by_its_type(tmp_path: Path) -> None:
+    small_clip(tmp_path)
+    with pytest.raises(BackdropError, match="of type 'clip', not 'dinov2'"):
+        open_extractor(f"dinov2:{tmp_path}")
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(BackdropError, match="does not load as clip"):
+        open_extractor(f"clip:{tmp_path}")
+
+
+def small_dinov2(folder: Path) -> str:
     from transformers import Dinov2Config, Dinov2Model
 
     torch.manual_seed(0)
     config = Dinov2Config(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=224, patch_size=56, mlp_ratio=1
     )
-    Dinov2Model(config).save_pretrained(tmp_path)
-    extractor = open_extractor(f"dinov2:{tmp_path}")
+    Dinov2Model(config).save_pretrained(folder)
+    return f"dinov2:{folder}"
+
+
+def test_dinov2_from_a_folder(tmp_path: Path) -> None:
+    extractor = open_extractor(small_dinov2(tmp_path))
     assert extractor(pictures(2)).shape == (2, 16)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(BackdropError, match="does not load as dinov2"):
@@ -142,4 +183,7 @@ def test_inception_from_torchvision_s_weights(tmp_path: Path) -> None:
     assert np.isfinite(features).all()
     path.write_bytes(b"not weights")
     with pytest.raises(BackdropError):
+        open_extractor(f"inception:{path}")
+    torch.save([1, 2], path)
+    with pytest.raises(BackdropError, match="does not load as inception"):
         open_extractor(f"inception:{path}")
