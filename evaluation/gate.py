@@ -53,7 +53,7 @@ class Policy:
     Every metric of `higher_is_better` is judged, with `margin` where `margins` has none. `partial` names the metrics
     that some tuples do not have (NaN on both sides). `latency_gain`: the share of the champion's latency that has to be
     saved to count as better; `latency_margin`: the share that may be lost. `family` and `noninferiority`: one-sided
-    levels. `least`: tuples; a partial metric needs a quarter of it.
+    levels. `least`: tuples; a partial metric needs a quarter of it, and two at least.
     """
 
     primary: str
@@ -197,7 +197,7 @@ def _undefined(metric: str, champion: np.ndarray, challenger: np.ndarray, policy
         sides = {"champion": champion, "challenger": challenger}
         counts = [f"{(~np.isfinite(side)).sum()} of the {name}'s" for name, side in sides.items()]
         return f"{metric} is not a number in {' and '.join(counts)} {len(bad)} scores"
-    count, least = int((~bad).sum()), policy.least // 4
+    count, least = int((~bad).sum()), max(2, policy.least // 4)  # one value has no interval
     return f"{metric} is defined on {count} tuples, it takes {least}" if count < least else ""
 
 

@@ -144,6 +144,8 @@ def test_a_metric_that_some_tuples_do_not_have_is_judged_on_the_others() -> None
     assert "metric 1 is not a number" in refused(gaps[0], without(challenger, "metric 1", slice(0, 101)), partial)
     most = [without(side, "metric 1", slice(0, 200)) for side in (champion, challenger)]
     assert "metric 1 is defined on 56 tuples, it takes 64" in refused(*most, partial)
+    one = [without(side, "metric 1", slice(1, 256)) for side in (champion, challenger)]
+    assert "metric 1 is defined on 1 tuples, it takes 2" in refused(*one, replace(partial, least=4))
 
 
 def test_margins_are_in_standard_deviations_or_in_the_metrics_unit() -> None:
