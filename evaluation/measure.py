@@ -45,7 +45,7 @@ Score = Callable[[np.ndarray, Sequence[str]], np.ndarray]
 
 
 class Picture(Protocol):
-    """What is asked about: `deploy.samples.Sample` is one."""
+    """A picture with its product, caption and true attributes: `deploy.samples.Sample` is one."""
 
     @property
     def image(self) -> np.ndarray: ...  # uint8 (H, W, 3)

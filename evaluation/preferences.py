@@ -15,11 +15,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 
+from evaluation.measure import Picture
 from evaluation.palette import NAMES
 from infra.errors import BackdropError
 from infra.images import BadImage, decode, decode_mask
@@ -34,19 +35,6 @@ LABELLED = "labelled"
 
 Decode = Callable[[np.ndarray], np.ndarray]
 """Pictures uint8 (N, S, S, 3) → the same as the line's autoencoder gives them back."""
-
-
-class Known(Protocol):
-    """A training picture of the sample catalogue with its true attributes."""
-
-    @property
-    def image(self) -> np.ndarray: ...  # uint8 (H, W, 3)
-    @property
-    def product(self) -> np.ndarray: ...  # bool (H, W)
-    @property
-    def caption(self) -> str: ...
-    @property
-    def attributes(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -65,9 +53,9 @@ class Preference:
 
 
 def catalogue_preferences(
-    samples: Sequence[Known], seed: int, decoded: Decode = lambda images: images
+    samples: Sequence[Picture], seed: int, decoded: Decode = lambda images: images
 ) -> list[Preference]:
-    """A pair of each kind that applies, per sample. The same arguments give the same pairs.
+    """A pair of each kind that applies, per picture of the catalogue. The same arguments give the same pairs.
 
     Backgrounds of every other sample, the better and the worse one alike, go through `decoded`: what is to be ranked
     later is generated, and must not be judged by that.
