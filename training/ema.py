@@ -16,7 +16,8 @@ M = TypeVar("M", bound=nn.Module)
 class Ema(Generic[M]):
     """`module` is a frozen copy whose weights follow `model` by `decay` per step; decay 0 keeps them equal.
 
-    It moves at every `every`-th step, by as many steps' decay: a pass over all weights is not free.
+    It moves at every `every`-th step, by as many steps' decay: a pass over all weights is not free. At the last step of
+    a run it moves by what is left, so that no step is lost.
     """
 
     def __init__(self, model: M, decay: float, every: int = 1) -> None:
@@ -26,12 +27,13 @@ class Ema(Generic[M]):
         self.module: M = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self) -> None:
+    def update(self, last: bool = False) -> None:
         """After a step, towards the model; the first steps weigh more, so that the start is forgotten."""
         self.updates += 1
-        if self.updates % self.every:
+        since = self.updates % self.every or self.every  # steps that it has not moved for
+        if since < self.every and not last:
             return
-        decay = min(self.decay, self.updates / (self.updates + 9)) ** self.every
+        decay = min(self.decay, self.updates / (self.updates + 9)) ** since
         averaged = [own_part(parameter) for parameter in self.module.parameters()]
         torch._foreach_lerp_(
             averaged, [own_part(parameter).detach() for parameter in self.model.parameters()], 1 - decay

@@ -58,7 +58,7 @@ def trained(folder: Path, loss: Any = loss_of, run: Run | None = None, **section
     torch.manual_seed(0)
     values = {"steps": 6, "batch_size": BATCH, "learning_rate": 1e-2, "warmup": 0, "ema": 0.5, "log_every": 1}
     values |= section
-    ema: Ema[Any] = Ema(tiny_model(), values["ema"])
+    ema: Ema[Any] = Ema(tiny_model(), values["ema"], values.get("ema_every", 1))
     fitted = fit(
         job_in(folder, Recorder()), "tiny", ema, loss, loader(run or Run("")), OptimiserSection(**values), seed=3
     )
@@ -81,6 +81,41 @@ def test_the_average_is_updated_every_step_as_its_decay_says(tmp_path: Path) -> 
         average = decay * average + (1 - decay) * weight
     torch.testing.assert_close(ema.module.last.bias, average)
     assert not torch.equal(ema.module.last.bias, ema.model.last.bias)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_the_average_s_last_move_is_at_the_last_step_also_of_a_run_that_was_resumed(tmp_path: Path, steps: int) -> None:
+    """Moved at every third step, and at the end by what is left: a run shorter than that is not its untrained start."""
+    seen: list[torch.Tensor] = []
+    killed_at = steps - 1
+
+    def watched(model: Any, batch: Any, draws: Any) -> dict[str, torch.Tensor]:
+        if draws.step >= 0:
+            seen.append(model.last.bias.detach().clone())
+        return loss_of(model, batch, draws)
+
+    def doomed(model: Any, batch: Any, draws: Any) -> dict[str, torch.Tensor]:
+        if draws.step == killed_at:
+            raise KeyboardInterrupt
+        return loss_of(model, batch, draws)
+
+    kept: dict[str, Any] = {"steps": steps, "ema_every": 3, "save_seconds": 1e-9}
+    ema, _ = trained(tmp_path / "whole", watched, **kept)
+    weights = [*seen, ema.model.last.bias.detach()]
+    average = weights[0]
+    for step, moved_by in ((1, 1),) if steps == 1 else ((3, 3), (5, 2)):
+        decay = min(0.5, step / (step + 9)) ** moved_by
+        average = decay * average + (1 - decay) * weights[step]
+    torch.testing.assert_close(ema.module.last.bias, average)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "killed", doomed, **kept)
+    for life in (killed_at, steps):  # goes on, and finds itself done
+        again, fitted = trained(tmp_path / "killed", **kept)
+        assert fitted.metadata["resumed_at_step"] == life
+        assert again.updates == steps
+        for name, value in ema.module.state_dict().items():
+            assert torch.equal(again.module.state_dict()[name], value), name
 
 
 def test_the_average_is_saved_resumed_and_what_is_drawn(tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ from training.ema import Ema
 
 
 class Averaging(Callback):
-    """`whole`: sharded weights are gathered for a checkpoint that is one file."""
+    """`steps` of the whole run; `whole`: sharded weights are gathered for a checkpoint that is one file."""
 
-    def __init__(self, ema: Ema[Any], whole: bool) -> None:
-        self.ema, self.whole = ema, whole
+    def __init__(self, ema: Ema[Any], steps: int, whole: bool) -> None:
+        self.ema, self.steps, self.whole = ema, steps, whole
 
     def before_load(self, state: State, logger: Logger) -> None:
         sharding.mirror(self.ema.model, self.ema.module)
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        self.ema.update()
+        self.ema.update(last=int(state.timestamp.batch) == self.steps)
 
     def state_dict(self) -> dict[str, Any]:
         weights = self.ema.module.state_dict()

@@ -112,7 +112,7 @@ def fit(
         callbacks: list[Any] = [
             Gradients(model, stage, section.steps, section.clip, job.folder, here, batches.loader.ids),
             reporting,
-            Averaging(ema, whole),
+            Averaging(ema, section.steps, whole),
             checkpoints,
         ]
         if draw is not None and section.sample_every:
