@@ -292,4 +292,17 @@ def test_settings_that_do_not_fit_are_refused_with_their_numbers() -> None:
         DistilSection(loss="ladd")
     with pytest.raises(ValidationError, match=r"0\.10 of the samples"):
         DistilSection(other_steps={2: 0.9})
-    assert DistilSection(student_steps=2).shares == pytest.approx({2: 0.7, 8: 0.2, 1: 0.1})
+    with pytest.raises(ValidationError, match="text_dropout"):
+        DistilSection(text_dropout=1.5)
+    with pytest.raises(ValidationError, match=r"guidance_low 4\.0 is above guidance_high 3\.0"):
+        DistilSection(guidance_low=4)
+
+
+def test_the_default_s_own_share_is_what_the_others_leave() -> None:
+    with pytest.raises(ValidationError, match=r"0\.1 of the samples to 2 steps, but these are student_steps"):
+        DistilSection(student_steps=2, other_steps={8: 0.2, 2: 0.1})
+    shares = pytest.approx({2: 0.7, 8: 0.2, 1: 0.1})
+    section = DistilSection(student_steps=2)
+    assert section.shares == shares
+    assert DistilSection.model_validate_json(section.model_dump_json()).shares == shares  # as a job's spec has it
+    assert DistilSection(student_steps=2, other_steps={8: 0.2, 2: 0.0, 1: 0.1}).shares == shares

@@ -46,6 +46,8 @@ def test_overrides_are_merged_key_by_key(tmp_path: Path) -> None:
         ("finetune: {product_masks: {rankk: 3}}", "Did you mean 'rank'"),
         ("pretrain: {steps: many}", "'pretrain.steps'"),
         ("pretrain: {steps: 0}", "greater than or equal to 1"),
+        ("distil: {other_steps: {4: 0.3}}", "to 4 steps, but these are student_steps"),
+        ("evaluate: {gate: {margins: {seam: 0}}}", "greater than 0"),
         ("pretrain: [", "not valid YAML"),
         ("- a list", "not a mapping"),
     ],

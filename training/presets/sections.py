@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from training.presets.export import ExportSection
 from training.presets.section import Section
@@ -236,14 +236,20 @@ class FinetuneSection(Section):
     curated: CuratedStageSection | None = Field(None, description="None: no third pass")
 
 
+OTHER_STEPS = {8: 0.2, 2: 0.1, 1: 0.1}
+"""What a student learns beside its default where a preset does not say."""
+
+
 class DistilSection(FlowSection):
     """A student of few steps, anchored at the guided teacher."""
 
     loss: Literal["split", "perflow"] = Field("split", description="what it is taught: see training.distillation")
-    text_dropout: float = 0.0
+    text_dropout: float = Field(0.0, ge=0, le=1)
     student_steps: int = Field(4, ge=1, description="forwards per image at inference, unless others are asked for")
     other_steps: dict[int, float] = Field(
-        default_factory=lambda: {8: 0.2, 2: 0.1, 1: 0.1},
+        default_factory=lambda known: {
+            steps: share for steps, share in OTHER_STEPS.items() if steps != known.get("student_steps")
+        },
         description="forwards per image that the same weights learn → share of the samples",
     )
     guidance_low: float = Field(1.0, ge=0)
@@ -257,12 +263,23 @@ class DistilSection(FlowSection):
     def _shares_fit(self) -> Self:
         if any(steps < 1 or share < 0 for steps, share in self.other_steps.items()):
             raise ValueError(f"other_steps {self.other_steps}: forwards are at least 1 and shares at least 0")
+        if given := self.other_steps.get(self.student_steps):
+            raise ValueError(
+                f"other_steps gives {given} of the samples to {self.student_steps} steps, "
+                "but these are student_steps, which have what the others leave: leave that entry out, or at 0"
+            )
         left = self.shares[self.student_steps]
         if self.anchor_share > left:
             raise ValueError(
                 f"anchor_share {self.anchor_share} is a part of the {left:.2f} of the samples that other_steps leave "
                 "to student_steps: lower it, or theirs"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _guidance_in_order(self) -> Self:
+        if self.guidance_low > self.guidance_high:
+            raise ValueError(f"guidance_low {self.guidance_low} is above guidance_high {self.guidance_high}")
         return self
 
     @property
@@ -333,7 +350,7 @@ class GateSection(Section):
     least: int = Field(256, ge=4, description="answers of each side below which nothing is decided")
     rounds: int = Field(20, ge=10, description="rounds of latency, both sides by turns")
     margin: float = Field(0.2, gt=0, description="standard deviations that are not worse, of every metric")
-    margins: dict[str, float] = Field({}, description="the same for single metrics, by name")
+    margins: dict[str, PositiveFloat] = Field({}, description="the same for single metrics, by name")
     latency_gain: float = Field(0.05, gt=0, lt=1, description="share of the latency saved that counts as better")
     latency_margin: float = Field(0.2, gt=0, description="share of the latency that may be lost")
     shown: int = Field(12, ge=0, description="regressions on the gate's page")
