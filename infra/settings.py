@@ -66,6 +66,24 @@ class Settings(BaseModel):
     """Who may approve, promote, reject and roll back: name=public key, separated by commas. None: everybody."""
     approver_key: str | None = None
     """Where your own private key lies, for commands that have to be signed: env:NAME or file:/path."""
+    alert_webhook: str | None = None
+    """Where alerts are posted to: an https:// address, or where a secret one lies, env:NAME or file:/path."""
+    alert_webhook_key: str | None = None
+    """Where the key lies that signs what is posted (HMAC-SHA256): env:NAME or file:/path."""
+    alert_webhook_http: bool = False
+    """Also post to http:// addresses that are not on this machine."""
+    alert_email: str | None = None
+    """Who gets alerts by e-mail: addresses, separated by commas."""
+    alert_from: str | None = None
+    """Whom they are from. None: the user of `smtp`, where that is an address, or backdrop@<this host>."""
+    smtp: str | None = None
+    """The mail server: smtp://user@host:587 (STARTTLS) or smtps://user@host:465 (TLS)."""
+    smtp_password: str | None = None
+    """Where its password lies: env:NAME or file:/path."""
+    dagster_page: str | None = None
+    """Where people open Dagster, for the links in alerts. None: http://127.0.0.1:3000, on a cluster no links."""
+    runbook: str | None = None
+    """Where people read docs/runbook.md, for the links in alerts. None: its path."""
 
     @field_validator("state", "config", "samples", "cluster", mode="after")
     @classmethod
