@@ -6,6 +6,7 @@ from infra.catalog.embeddings import Embeddings
 from infra.catalog.intake import Intake
 from infra.catalog.ledger import Ledger
 from infra.catalog.lineage import Lineage
+from infra.catalog.mix import Mix
 from infra.catalog.reporting import Reporting
 from infra.catalog.scanning import Scanning
 from infra.catalog.shown import ShownPictures
@@ -14,6 +15,17 @@ from infra.catalog.tracing import Tracing
 
 
 class Catalog(
-    Intake, Scanning, Embeddings, Deciding, Lineage, Takedowns, ShownPictures, Tracing, Reporting, Checkpoints, Ledger
+    Intake,
+    Scanning,
+    Embeddings,
+    Deciding,
+    Lineage,
+    Mix,
+    Takedowns,
+    ShownPictures,
+    Tracing,
+    Reporting,
+    Checkpoints,
+    Ledger,
 ):
     """`Catalog(url)`; `.upgrade()` makes the tables."""
