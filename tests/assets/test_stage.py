@@ -10,13 +10,12 @@ from sqlalchemy import text
 
 from assets.deliveries import delivery_name, sample_delivery
 from assets.line import Line
-from assets.stage import Stage, committed, latest_metadata, materialize, output_prefix, present, upstream_of
-from assets.training_job import chosen_section, pinned_dataset
+from assets.stage import Stage, committed, materialize, output_prefix, present, upstream_of
+from assets.training_job import chosen_section
 from assets.versions import data_version
 from infra.catalog import SightingRow
 from infra.errors import BackdropError
 from infra.jobs.spec import JobResult, JobSpec
-from infra.shards import DatasetVersion, Slice
 from training.presets import load_preset
 
 
@@ -99,42 +98,6 @@ def test_an_input_that_is_missing_or_gone_is_named(line: Line) -> None:
             upstream_of(context, line, "autoencoder")
         line.store.put("stages/autoencoder/v/result.json", JobResult(data={"model": "m"}).model_dump_json().encode())
         assert upstream_of(context, line, "autoencoder").result.data["model"] == "m"
-
-
-@pytest.mark.parametrize(
-    ("adopt", "asset", "expected"),
-    [
-        ("all", "pretrained_dit", "new"),
-        ("pinned", "pretrained_dit", "old"),
-        ("pinned", "autoencoder", "new"),  # never made before: nothing to stay with
-        ("pinned", "inpainting_finetune", "new"),  # what follows the pinned ones always adopts
-    ],
-)
-def test_who_stays_with_its_dataset_version(
-    line: Line, monkeypatch: pytest.MonkeyPatch, catalog_url: str, adopt: str, asset: str, expected: str
-) -> None:
-    monkeypatch.setenv("BACKDROP_CATALOG_URL", catalog_url)
-    monkeypatch.setenv("BACKDROP_ADOPT", adopt)
-    with dg.DagsterInstance.ephemeral() as instance:
-        for made in ("pretrained_dit", "inpainting_finetune"):
-            report(instance, made, dataset_version="old")
-        assert pinned_dataset(dg.build_asset_context(instance=instance), line, asset, "new") == expected
-        assert latest_metadata(instance, "nobody") is None
-
-
-def test_nobody_stays_with_a_withdrawn_version(line: Line, monkeypatch: pytest.MonkeyPatch, catalog_url: str) -> None:
-    monkeypatch.setenv("BACKDROP_CATALOG_URL", catalog_url)
-    monkeypatch.setenv("BACKDROP_ADOPT", "pinned")
-    line.catalog.add_delivery("spring", "file:///spring", "pictures")
-    piece = Slice("s" * 64, "filtered/s", 1)
-    line.catalog.stage_slice("spring", piece, "chunk", [("a" * 64, "shard.00000.mds", 0)])
-    line.catalog.add_dataset_version(DatasetVersion("old", (piece,), 1))
-    with dg.DagsterInstance.ephemeral() as instance:
-        report(instance, "pretrained_dit", dataset_version="old")
-        context = dg.build_asset_context(instance=instance)
-        assert pinned_dataset(context, line, "pretrained_dit", "new") == "old"
-        line.catalog.order_takedown("target", "asked to", ["a" * 64])
-        assert pinned_dataset(context, line, "pretrained_dit", "new") == "new"
 
 
 def test_pictures_of_delivered_images_are_links_and_registered(
