@@ -1,5 +1,6 @@
 """The catalog: one class, whose methods are each one transaction that may be repeated and return plain records."""
 
+from infra.catalog.alerts import Alerts
 from infra.catalog.checkpoints import Checkpoints
 from infra.catalog.deciding import Deciding
 from infra.catalog.embeddings import Embeddings
@@ -27,5 +28,6 @@ class Catalog(
     Reporting,
     Checkpoints,
     Ledger,
+    Alerts,
 ):
     """`Catalog(url)`; `.upgrade()` makes the tables."""

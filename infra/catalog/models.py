@@ -351,3 +351,48 @@ class LedgerRecord(Base):
     evidence: Mapped[dict[str, Any]]
     run: Mapped[str]
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class AlertRecord(Base):
+    """What somebody has to be told of: one row per cause, a new one where a cause that had ended came again.
+
+    `since`: when it began, `ended_at`: when it was seen to be over; what happens once has no end. `waiting`: the
+    destinations that no message about it was written for yet.
+    """
+
+    __tablename__ = "alerts"
+    __table_args__ = (
+        Index("uq_alerts_cause", "cause", unique=True, postgresql_where=text("ended_at IS NULL")),
+        Index("ix_alerts_waiting", "id", postgresql_where=text("waiting <> '[]'")),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True)
+    cause: Mapped[str]
+    kind: Mapped[str]
+    title: Mapped[str]
+    detail: Mapped[str]
+    links: Mapped[dict[str, Any]]
+    since: Mapped[datetime]
+    noticed_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    waiting: Mapped[list[str]]
+
+
+class AlertMessageRecord(Base):
+    """One message to one destination, about one alert or, in a storm, many: written before it is sent for the first
+    time, and sent again until `sent_at` stands. `problem`: why the last try failed.
+    """
+
+    __tablename__ = "alert_messages"
+    __table_args__ = (Index("ix_alert_messages_due", "next_at", postgresql_where=text("sent_at IS NULL")),)
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True)
+    destination: Mapped[str]
+    kind: Mapped[str]
+    alerts: Mapped[list[int]] = mapped_column(JSONB)
+    notice: Mapped[dict[str, Any]]
+    written_at: Mapped[datetime]
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    next_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+    problem: Mapped[str] = mapped_column(server_default="")
