@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets import costs
+from assets.adoption import adopt, recipe_mark
 from assets.line import Line
 from assets.owner import claim
 from assets.stage import (
@@ -22,7 +23,6 @@ from assets.stage import (
     Upstream,
     committed,
     job_key,
-    latest_metadata,
     may_be_copied,
     output_prefix,
     present,
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from training.presets import Preset
     from training.presets.sections import Section
 
-#: With BACKDROP_ADOPT=pinned these two stay with their dataset version; what follows them is cheap and adopts.
-_PINNED = frozenset({"autoencoder", "pretrained_dit"})
 #: Fields of a spec that say where, or follow from inputs which are in the version already (see `_versions`).
 _NOT_VERSIONED = {"store", "output", "latents", "dataset", "stage_results", "trust", "champion_tainted"}
 
@@ -104,14 +102,17 @@ def launch_recipe(
         )
         return stage, fields
 
+    adoption = None
     if dataset_of is not None:
         stage, fields = stage_on(str(inputs[dataset_of].dataset_version))
     else:
         newest = str(upstream_of(context, line, "training_set").result.data["version"])
-        stage, fields = stage_on(pinned_dataset(context, line, asset, newest))
-        if stage.dataset_version != newest and committed(line, output_prefix(asset, stage.version, None)) is None:
-            # Code or configuration changed since the pin: it has to be made anyway, so it is made on the newest.
-            stage, fields = stage_on(newest)
+
+        def made_on(dataset: str) -> bool:
+            return committed(line, output_prefix(asset, stage_on(dataset)[0].version, None)) is not None
+
+        adoption = adopt(context, line, asset, newest, asked=config.adopt, made_on=made_on)
+        stage, fields = stage_on(adoption.version)
     version = stage.version
     output = output_prefix(asset, version, None)
     outputs = [found.output for found in inputs.values()]
@@ -124,12 +125,13 @@ def launch_recipe(
     if seal is not None:
         seal(result, str(stage.dataset_version), not reused)
     links = {"MLflow run": f"{line.settings.mlflow_links}/#/experiments/{record['experiment']}/runs/{record['run']}"}
+    said = {"recipe": recipe_mark(line, stage.recipe, chosen, spec)} | ({"why": adoption.why} if adoption else {})
     return present(
         context,
         line,
         version,
         f"{output}/result.json",
-        result,
+        result.model_copy(update={"metadata": result.metadata | said}),
         reused=reused,
         dataset=stage.dataset_version,
         links=links,
@@ -155,21 +157,6 @@ def _versions(inputs: Mapping[str, Upstream]) -> dict[str, str]:
     # The latents follow from autoencoder and dataset version, which are both in the hash already; their own version
     # would make a pinned model outdated whenever a delivery adds slices.
     return {name: found.data_version for name, found in inputs.items() if name != "latent_shards"}
-
-
-def pinned_dataset(context: dg.AssetExecutionContext, line: Line, asset: str, newest: str) -> str:
-    """The dataset version this asset trains on: the newest, unless the settings keep it with the one it pinned.
-
-    Nothing stays with a version that a takedown has withdrawn.
-    """
-    if line.settings.adopt == "all" or asset not in _PINNED:
-        return newest
-    mine = latest_metadata(context.instance, asset)
-    pinned = str(mine["dataset_version"]) if mine and mine.get("dataset_version") else newest
-    if pinned == newest or line.catalog.withdrawn(pinned) is None:
-        return pinned
-    context.log.warning("%s was pinned to a dataset version that is withdrawn; it takes the newest", asset)
-    return newest
 
 
 def _run_tracked(
