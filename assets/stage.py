@@ -33,6 +33,10 @@ class StageConfig(dg.Config):
     """What the launchpad may change for one materialisation; unknown keys are refused with the nearest known one."""
 
     overrides: dict[str, Any] = Field(default={}, description="keys of this stage's section of the preset")
+    adopt: bool = Field(
+        default=False,
+        description="train on the newest dataset version, also where the policy would stay with the pinned one",
+    )
 
 
 @dataclass(frozen=True)

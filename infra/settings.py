@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from infra.errors import BackdropError, nearest
 
@@ -46,8 +46,15 @@ class Settings(BaseModel):
     """Real photographs for the tests."""
     text_encoder: str | None = None
     """A Hugging Face id or a local path. None: the embedded MiniLM."""
-    adopt: Literal["all", "pinned"] = "all"
-    """Whether training takes a newer training_set or stays with the one it pinned."""
+    adopt: Literal["share", "all", "pinned"] = "share"
+    """When autoencoder and pretrained model take a newer training_set: once `adopt_share` of it is new to them, always,
+    or only when they are asked to."""
+    adopt_share: float = Field(0.2, gt=0, allow_inf_nan=False)
+    """New images over those that the stage was trained on."""
+    retrain_share: float = Field(0.2, gt=0, allow_inf_nan=False)
+    """New images over those that the champion's pretrained model saw, at which a retraining is asked for early."""
+    gpu_hours_per_week: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """What automation may spend in seven days; people's own runs count, and are never held up. None: no limit."""
     sample_catalogue: bool = True
     """Keep the rendered sample catalogue in the mix beside the user's own deliveries."""
     launcher: Literal["local", "kubernetes"] = "local"
