@@ -47,9 +47,7 @@ class Claim:
 
 def sign(signer: Signer, claim: Claim) -> str:
     """The claim and its signature as one word that can be pasted."""
-    data = canonical_json(asdict(claim))
-    token = {"claim": asdict(claim), "signature": json.loads(signer.sign(PURPOSE, data))}
-    return base64.urlsafe_b64encode(canonical_json(token)).decode()
+    return _spelled(claim, json.loads(signer.sign(PURPOSE, canonical_json(asdict(claim)))))
 
 
 def approvers(setting: str | None) -> dict[str, str]:
@@ -77,13 +75,14 @@ def user() -> str:
 def actor_of(token: str, asked: Claim, known: Mapping[str, str], now: datetime | None = None) -> Actor:
     """Who asks for what `asked` says. `known`: `approvers`. Raises BackdropError for whom they do not hold.
 
-    An empty token is a bare name, which is enough where nobody has to sign.
+    An empty token is a bare name, which is enough where nobody has to sign. The actor's token is spelled in the one way
+    that `sign` spells it, so that the same signature is never taken for another.
     """
     if not token:
         if known:
             raise _unknown(asked.actor, known, "has not signed")
         return Actor(asked.actor)
-    claim, signature = _parse(token)
+    claim, signature, token = _parse(token)
     if not known:
         return Actor(claim.actor, token=token)
     if claim.actor not in known:
@@ -110,11 +109,19 @@ def _unknown(name: str, known: Mapping[str, str], why: str) -> BackdropError:
     )
 
 
-def _parse(token: str) -> tuple[Claim, bytes]:
+def _spelled(claim: Claim, signature: Mapping[str, str]) -> str:
+    return base64.urlsafe_b64encode(canonical_json({"claim": asdict(claim), "signature": signature})).decode()
+
+
+def _parse(token: str) -> tuple[Claim, bytes, str]:
+    """The claim, its signature, and the token as `sign` spells it."""
     try:
-        content = json.loads(base64.urlsafe_b64decode(token.strip().encode()))
+        content = json.loads(base64.b64decode(token.strip().encode(), altchars=b"-_", validate=True))
         claim = Claim(**{name: str(value) for name, value in content["claim"].items()})
-        return claim, canonical_json(content["signature"])
+        given = content["signature"]
+        signature = {name: str(given[name]) for name in ("algorithm", "key", "signature")}
+        signature["signature"] = bytes.fromhex(signature["signature"]).hex()
+        return claim, canonical_json(signature), _spelled(claim, signature)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BackdropError(
             "The token is damaged.", "Make it again with `backdrop sign`, and paste all of it."

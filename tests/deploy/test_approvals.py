@@ -28,6 +28,27 @@ def test_a_signed_request_is_verified() -> None:
     assert (actor.name, actor.verified, actor.token) == ("anna", True, token)
 
 
+def respelled(token: str) -> list[str]:
+    """The same claim and signature in other letters."""
+    content = json.loads(base64.urlsafe_b64decode(token))
+    shouted = {**content, "signature": content["signature"] | {"signature": content["signature"]["signature"].upper()}}
+    more = {**content, "more": 1, "signature": content["signature"] | {"more": 1}}
+    texts = [json.dumps(content, indent=1), json.dumps(content, sort_keys=False), json.dumps(shouted), json.dumps(more)]
+    return [f" {token}\n", *(base64.urlsafe_b64encode(text.encode()).decode() for text in texts)]
+
+
+@pytest.mark.parametrize("known", [KNOWN, {}])
+def test_a_token_has_one_spelling(known: dict[str, str]) -> None:
+    """It is good once, and what was used is found by its letters."""
+    token = sign(ANNA, CLAIM)
+    for other in respelled(token):
+        assert other != token
+        assert actor_of(other, CLAIM, known, NOW).token == token
+    for bad in (token + "!", token[:8] + "\n" + token[8:], token + "=", token + "====", token + "é"):
+        with pytest.raises(BackdropError, match="token is damaged"):
+            actor_of(bad, CLAIM, known, NOW)
+
+
 def test_without_keys_everybody_is_unverified() -> None:
     assert not actor_of("", CLAIM, {}, NOW).verified
     assert not actor_of(sign(ANNA, CLAIM), CLAIM, {}, NOW).verified
