@@ -39,8 +39,9 @@ class Signer:
         return canonical_json({"algorithm": ALGORITHM, "key": self.public, "signature": value})
 
 
-def open_signer(reference: str | None, state: Path) -> Signer:
-    """The signer whose PEM key lies where `reference` says; None: the line's own, made now if there is none.
+def open_signer(reference: str | None, state: Path, setting: str = "BACKDROP_SIGNING_KEY") -> Signer:
+    """The signer whose PEM key lies where `reference`, the value of `setting`, says; None: the line's own, made now if
+    there is none.
 
     Raises BackdropError for a reference of another form, a key that is missing or readable by others, or no Ed25519.
     """
@@ -55,7 +56,7 @@ def open_signer(reference: str | None, state: Path) -> Signer:
     if scheme == "file" and separator:
         return Signer(_parse(_read_private(Path(place)), reference))
     raise BackdropError(
-        "BACKDROP_SIGNING_KEY is no reference to a key.", "Give env:NAME or file:/path; the key itself is no setting."
+        f"{setting} is no reference to a key.", "Give env:NAME or file:/path; the key itself is no setting."
     )
 
 

@@ -72,6 +72,8 @@ def test_a_key_is_given_by_reference(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(BackdropError, match=why) as refused:
             open_signer(bad, tmp_path)
         assert "PRIVATE KEY" not in str(refused.value)
+    with pytest.raises(BackdropError, match="--key is no reference to a key"):
+        open_signer("anna.pem", tmp_path, "--key")
     monkeypatch.setenv("SIGNER", "nonsense")
     with pytest.raises(BackdropError, match="no Ed25519"):
         open_signer("env:SIGNER", tmp_path)
