@@ -9,7 +9,7 @@ import pytest
 
 from deploy.registry import REGISTERED_NAMES, Registry, bundle_of, source_of
 from infra.bundles import open_bundle, write_bundle
-from infra.errors import BackdropError
+from infra.errors import BackdropError, ServiceError
 from infra.object_store import open_store
 
 NAME = REGISTERED_NAMES["tensorrt_engine"]
@@ -73,6 +73,20 @@ def test_what_is_made_from_a_tainted_model_is_reached_too(tmp_path: Path) -> Non
     assert ancestors(store, engine) == [engine, tuned, base, autoencoder]
     assert {model.id for model in reached(store, models, {"old"})} == {base, tuned, engine}
     assert {model.id for model in reached(store, models, {"ancient"})} == {autoencoder, base, tuned, engine}
+
+
+@pytest.mark.parametrize("version", ["99", "99999999999", "", "latest", "-1", "٣"])
+def test_what_is_no_version_is_one_message(registry: Registry, version: str) -> None:
+    with pytest.raises(BackdropError, match=f"There is no version {version} of {NAME}"):
+        registry.version(NAME, version)
+
+
+def test_a_server_that_does_not_answer_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    for token in ("", "with a login MLflow's own client is asked"):
+        if token:
+            monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", token)
+        with pytest.raises(ServiceError, match="MLflow did not answer as it should: "):
+            Registry("http://127.0.0.1:9").aliases(NAME)
 
 
 def test_an_unknown_name_names_the_nearest(registry: Registry) -> None:
