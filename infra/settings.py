@@ -91,6 +91,8 @@ class Settings(BaseModel):
     """Where people open Dagster, for the links in alerts. None: http://127.0.0.1:3000, on a cluster no links."""
     runbook: str | None = None
     """Where people read docs/runbook.md, for the links in alerts. None: its path."""
+    studio_url: str | None = None
+    """Where the studio answers, for the alerts on what it counts; several are separated by commas. None: not asked."""
 
     @field_validator("state", "config", "samples", "cluster", mode="after")
     @classmethod
