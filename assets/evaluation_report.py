@@ -12,6 +12,9 @@ from deploy.specs import CHECKS
 from infra.errors import BackdropError
 from infra.files import canonical_json, sha256_bytes, sha256_file
 
+_PRETRAINED = ("clip", "dinov2", "inception")
+"""Kinds of feature extractors whose name goes on with a path (`evaluation.pretrained`)."""
+
 _STAGES = [
     "autoencoder",
     "latent_shards",
@@ -74,8 +77,9 @@ def evaluation_report(
 def judges_of(line: Line) -> dict[str, str]:
     """Path → hash of the labels and weights that the preset judges by: other contents are another report."""
     section = line.preset.evaluate
-    paths = [section.reward_labels, section.extractor.partition(":")[2] if "/" in section.extractor else None]
-    return {path: hash_of(Path(path)) for path in paths if path}
+    kind, _, weights = section.extractor.partition(":")
+    paths = [section.reward_labels, weights if kind in _PRETRAINED else None]
+    return {path: hash_of(Path(path).expanduser()) for path in paths if path}
 
 
 def hash_of(path: Path) -> str:
@@ -83,6 +87,8 @@ def hash_of(path: Path) -> str:
     if path.is_file():
         return sha256_file(path)
     files = sorted(one for one in path.rglob("*") if one.is_file())
+    if not files:
+        return ""
     return sha256_bytes(canonical_json([[str(one.relative_to(path)), sha256_file(one)] for one in files]))
 
 
@@ -101,9 +107,12 @@ def champion_for(line: Line, engine: str) -> tuple[str | None, str]:
         taint = champion.tags.get(TAINT_TAG, "")
         return champion.bundle, f"the champion is tainted ({taint})" if taint else ""
     rows = line.catalog.settled(name, CHAMPION)  # newest first
-    first = [row for row in rows if row.bundle == engine][-1:]  # when it became champion for the first time
-    before = [row for row in rows if first and row.to_version == first[0].from_version and row.id < first[0].id]
-    return before[0].bundle if before else None, ""
+    crowned = [row for row in rows if row.bundle == engine]
+    if not crowned or crowned[-1].from_version is None:  # the alias was not set, or had been dropped
+        return None, ""
+    first = crowned[-1]  # when it became champion for the first time
+    before = [row for row in rows if row.to_version == first.from_version and row.id < first.id]
+    return (before[0].bundle or None) if before else None, ""
 
 
 def _filter_result(context: dg.AssetExecutionContext, line: Line, delivery: str) -> str | None:
