@@ -6,11 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 
+from deploy.engines import onnxruntime, tensorrt
 from deploy.engines.protocol import Engine
-from training.editing import Parts, complete
+from evaluation.metrics.energy import Energy, energy_per_picture
+from training.editing import complete
 
 WARM_UP = 2
+ENERGY_SECONDS = 2.0
+"""For which pictures are made to see what one costs: counters tick in milliseconds, and are read twice."""
 
 
 class _Embedded:
@@ -46,19 +51,33 @@ def measure(
     result = {}
     for batch in batch_sizes:
         rows = [k % len(images) for k in range(batch)]
-        asked = [captions[row] for row in rows]
-        parts: Parts = _Embedded(engine, asked)
-
-        def answer(parts: Parts = parts, rows: list[int] = rows, asked: list[str] = asked) -> None:
-            complete(
-                parts, images[rows], product[rows], asked,
-                steps=steps, guidance=2.0, seeds=range(len(rows)), student=True,
-            )  # fmt: skip
-
+        answer = _answering(engine, images[rows], product[rows], [captions[row] for row in rows], steps)
         taken = _time(answer, runs)
         result[f"batch {batch}"] = {**taken, "per_picture": taken["p50"] / batch}
     result["caption"] = _time(lambda: engine.embed([captions[0]]), runs)
     return {name: {key: round(value, 3) for key, value in numbers.items()} for name, numbers in result.items()}
+
+
+def energy(engine: Engine, images: np.ndarray, product: np.ndarray, captions: Sequence[str], *, steps: int) -> Energy:
+    """What a picture costs, encode, every step and decode, in batches of all `images` uint8 (N, H, W, 3)."""
+    answer = _answering(engine, images, product, captions, steps)
+
+    def run() -> int:
+        made, until = 0, time.monotonic() + ENERGY_SECONDS
+        while time.monotonic() < until:
+            answer()
+            made += len(images)
+        return made
+
+    on_gpu = engine.backend == tensorrt.BACKEND or onnxruntime.CUDA in onnxruntime.available()
+    return energy_per_picture(run, torch.device("cuda" if on_gpu else "cpu"))
+
+
+def _answering(
+    engine: Engine, images: np.ndarray, product: np.ndarray, captions: Sequence[str], steps: int
+) -> Callable[[], object]:
+    parts, seeds = _Embedded(engine, captions), range(len(images))
+    return lambda: complete(parts, images, product, captions, steps=steps, guidance=2.0, seeds=seeds, student=True)
 
 
 def _time(call: Callable[[], object], runs: int) -> dict[str, float]:

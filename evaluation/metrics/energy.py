@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -18,29 +18,33 @@ Counter = Callable[[], float]
 @dataclass(frozen=True)
 class Energy:
     """`joules` per picture, of the whole GPU or processor package; None where no counter can be read, `source` says
-    which it was or why there is none. `watts` is the mean over the run."""
+    which it was or why nothing was measured. `watts` is the mean over the run."""
 
     joules: float | None
     watts: float | None
     source: str
 
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return asdict(self)
 
-def energy_per_picture(run: Callable[[], object], pictures: int, device: torch.device, rapl: Path = RAPL) -> Energy:
-    """Calls `run`, which makes `pictures` pictures and takes at least a second or so (counters tick in ms), once.
 
-    Whatever else the machine does meanwhile is counted too.
+def energy_per_picture(run: Callable[[], int], device: torch.device, rapl: Path = RAPL) -> Energy:
+    """Calls `run` once: it makes pictures for a second or so at least (counters tick in ms), and says how many.
+
+    Whatever else the machine does meanwhile is counted too. Where there is no counter it is not called.
 
     Raises:
         ValueError: no pictures.
     """
-    if pictures < 1:
-        raise ValueError(f"energy per picture of {pictures} pictures")
     read, source = _gpu(device) if device.type == "cuda" else _package(rapl)
     if read is None:
-        return Energy(None, None, source)
+        return Energy(None, None, f"not measured: {source}")
     start, before = time.monotonic(), read()
-    run()
+    pictures = run()
     joules = read() - before
+    if pictures < 1:
+        raise ValueError(f"energy per picture of {pictures} pictures")
     return Energy(joules / pictures, joules / max(time.monotonic() - start, 1e-9), source)
 
 

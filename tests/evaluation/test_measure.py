@@ -179,14 +179,22 @@ def rapl(folder: Path, values: list[int]) -> Path:
 
 def test_energy_is_read_from_the_machine_s_counters_and_never_guessed(tmp_path: Path) -> None:
     rapl(tmp_path, [4_000_000, 9_000_000])
-    found = energy_per_picture(lambda: rapl(tmp_path, [6_000_000, 1_000_000]), 4, torch.device("cpu"), tmp_path)
+
+    def run() -> int:
+        rapl(tmp_path, [6_000_000, 1_000_000])
+        return 4
+
+    found = energy_per_picture(run, torch.device("cpu"), tmp_path)
     assert found.joules == pytest.approx((2 + 2) / 4)  # the second counter began anew
     assert found.source == "RAPL, 2 package(s)"
-    called: list[int] = []
-    none = energy_per_picture(lambda: called.append(1), 4, torch.device("cpu"), tmp_path / "nowhere")
-    assert none.joules is None
-    assert "no processor energy counter" in none.source
-    (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
-    assert "cannot be read" in energy_per_picture(print, 1, torch.device("cpu"), tmp_path).source
     with pytest.raises(ValueError, match="0 pictures"):
-        energy_per_picture(print, 0, torch.device("cpu"), tmp_path)
+        energy_per_picture(lambda: 0, torch.device("cpu"), tmp_path)
+
+    def never() -> int:
+        raise AssertionError("pictures for a counter that is not there")
+
+    none = energy_per_picture(never, torch.device("cpu"), tmp_path / "nowhere")
+    assert none.as_dict() == {"joules": None, "watts": None, "source": none.source}
+    assert none.source.startswith("not measured: no processor energy counter")
+    (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
+    assert "cannot be read" in energy_per_picture(never, torch.device("cpu"), tmp_path).source
