@@ -10,7 +10,7 @@ captions that it is asked. Latency is measured in rounds, one side after the oth
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -115,30 +115,44 @@ def hold(
     section: GateSection,
     batch_size: int,
     progress: Callable[[int], None],
+    untimed: str = "",
 ) -> Outcome:
-    """The champion answers what the challenger has `answered` (N, S, S, 3), and the gate decides."""
+    """The champion answers what the challenger has `answered` (N, S, S, 3), and the gate decides.
+
+    `untimed` says why their times are not to be compared; empty: they are.
+    """
     made = {
         "champion": generate(champion, way, tuples.samples, tuples.captions, tuples.seeds, batch_size, progress),
         "challenger": answered,
     }
-    latency = rounds((champion, challenger), tuples, way, section.rounds)
+    latency = [np.empty(0)] * 2 if untimed else rounds((champion, challenger), tuples, way, section.rounds)
     scores = {name: scores_of(tuples, made[name], judges) for name in made}
     old, new = (
         Side(tuples.digest, by_picture(tuples, scores[name]), taken)
         for name, taken in zip(("champion", "challenger"), latency, strict=True)
     )
     policy = policy_of(section, old.scores)
-    return Outcome(decide(old, new, policy), policy, made, scores)
+    decision = decide(old, new, policy)
+    if untimed:
+        decision = replace(decision, left_out=f"latency was not compared: {untimed}")
+    return Outcome(decision, policy, made, scores)
 
 
-def policy_of(section: GateSection, scores: Mapping[str, np.ndarray]) -> Policy:
-    """The preset's gate over the metrics that were measured."""
-    judged = {name: better for name, better in HIGHER_IS_BETTER.items() if name in scores and name not in _BY_CHECK}
+def policy_of(section: GateSection, measured: Collection[str]) -> Policy:
+    """The preset's gate over the metrics that were measured.
+
+    Raises:
+        BackdropError: a margin for something that is no metric; it names the nearest one.
+    """
+    judged = {name: better for name, better in HIGHER_IS_BETTER.items() if name in measured and name not in _BY_CHECK}
     return Policy(
         primary=PRIMARY,
         higher_is_better=judged,
         margin=section.margin,
-        margins={name: margin for name, margin in section.margins.items() if name in judged},
+        # One of a metric that was not measured waits for another evaluation; any other name is a mistake.
+        margins={
+            name: margin for name, margin in section.margins.items() if name in judged or name not in HIGHER_IS_BETTER
+        },
         partial=PARTIAL & judged.keys(),
         latency_gain=section.latency_gain,
         latency_margin=section.latency_margin,

@@ -27,7 +27,12 @@ def build(tuples: Tuples, outcome: Outcome, facts: Sequence[tuple[str, str]], co
         promote=decision.promote,
         refused=decision.refused,
         reason=decision.reason,
-        facts=[*facts, ("Answers of each", str(len(tuples))), ("Evaluation set", tuples.digest[:16])],
+        facts=[
+            *facts,
+            ("Answers of each", str(len(tuples))),
+            ("Evaluation set", tuples.digest[:16]),
+            *([("Left out", decision.left_out)] if decision.left_out else []),
+        ],
         evidence=decision.evidence,
         worst=[_case(tuples, outcome, row, falls) for row in worst],
         others=[_case(tuples, outcome, row, falls) for row in spread],

@@ -105,12 +105,13 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Decision:
-    """`refused`: nothing could be judged; the champion stays then too."""
+    """`refused`: nothing could be judged; the champion stays then too. `left_out`: what was not compared, and why."""
 
     promote: bool
     reason: str
     evidence: tuple[Evidence, ...] = ()
     refused: bool = False
+    left_out: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as a ledger's evidence and a page's table."""
@@ -118,6 +119,7 @@ class Decision:
             "promote": self.promote,
             "refused": self.refused,
             "reason": self.reason,
+            "left_out": self.left_out,
             "evidence": [asdict(row) for row in self.evidence],
         }
 
