@@ -6,10 +6,10 @@ import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from deploy.registry import CHAMPION, PREVIOUS, Registry
+from deploy.registry import CHALLENGER, CHAMPION, PREVIOUS, TAG_LENGTH, Registry
 from infra.catalog.catalog import Catalog
-from infra.catalog.ledger import ABANDONED, DONE, FOUND, AliasHeld, Entry
-from infra.errors import BackdropError
+from infra.catalog.ledger import ABANDONED, DONE, FOUND, REJECTED, AliasHeld, Entry
+from infra.errors import BackdropError, ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ def reconcile_held(registry: Registry, catalog: Catalog, model: str) -> list[Ent
         log.warning("%s@%s was moved by hand: from %s to %s", model, CHAMPION, known or "none", current or "none")
     if settled and aliases.get(PREVIOUS) != settled[0].from_version:
         keep_previous(registry, model, settled[0].from_version)
+    _drop_rejected(registry, catalog, model, aliases.get(CHALLENGER))
     return written
 
 
@@ -75,9 +76,26 @@ def tag_promoted(registry: Registry, intent: Entry) -> None:
     registry.tag(intent.model, str(intent.to_version), tags)
 
 
+def tag_judged(registry: Registry, version: str, judged: Entry) -> None:
+    """The newest yes or no to a version, for MLflow's page too."""
+    said = f"{judged.kind} by {judged.who}: {judged.reason}"
+    registry.tag(judged.model, version, {"backdrop.judged": said[:TAG_LENGTH]})
+
+
+def _drop_rejected(registry: Registry, catalog: Catalog, model: str, challenger: str | None) -> None:
+    """A no that was killed after its row has left @challenger where it was."""
+    bundle = _bundle(registry, model, challenger)
+    judged = catalog.judgement(model, bundle) if bundle else None
+    if challenger is not None and judged is not None and judged.kind == REJECTED:
+        tag_judged(registry, challenger, judged)
+        registry.drop_alias(model, CHALLENGER)
+
+
 def _bundle(registry: Registry, model: str, version: str | None) -> str:
     """What a version holds; empty where it is gone."""
     try:
         return registry.version(model, version).bundle if version is not None else ""
+    except ServiceError:  # what does not answer is not gone
+        raise
     except BackdropError:
         return ""

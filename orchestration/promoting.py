@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,18 +14,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from infra.errors import BackdropError, nearest
+from infra.errors import BackdropError, ServiceError, nearest
 from infra.settings import Settings
 
 if TYPE_CHECKING:
     from assets.line import Line
     from deploy.approvals import Claim
+    from deploy.promotion import Look, Request
     from deploy.registry import Registry
     from deploy.signing import Signer
     from infra.catalog.ledger import Entry
 
 ACTIONS = ("promote", "approve", "reject", "rollback")
 ENGINE = "backdrop-engine"
+ON_THE_COMMAND_LINE, IN_DAGSTER = "asked on the command line", "asked in Dagster"
+"""The reasons of those who give none. A no has to have one."""
+MOST_ROWS = 100_000
+_NAME_LENGTH = 200  # of whom the ledger names without knowing them
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Command:
     model: str = ENGINE
     version: str = ""
     row: int | None = None
-    reason: str = ""
+    reason: str = ON_THE_COMMAND_LINE
     actor: str = ""
     key: str = ""
     token: str = ""
@@ -58,25 +63,18 @@ class Answer:
 def carry_out(line: Line, command: Command) -> Answer:
     """Does what is asked. Raises BackdropError with one clear message; the champion stays then."""
     from deploy import promotion
-    from deploy.approvals import actor_of, approvers, sign
     from deploy.registry import Registry
 
-    settings, catalog = line.settings, line.catalog
-    # Before MLflow's client is imported, which takes seconds: who is champion now is whom the asker means to replace.
-    seen = promotion.newest_row(catalog, command.model)
-    registry = Registry(line.tracking.uri)
-    claim, row = _claim(registry, line, command)
-    token = command.token or (sign(_signer(settings, command), claim) if _key(settings, command) else "")
-    known = approvers(settings.approvers)
-    request = promotion.Request(
-        command.model, claim.version, actor_of(token, claim, known), command.reason, run=command.run, seen=seen,
-        approval=settings.approval == "required", approvers=known,
-    )  # fmt: skip
+    _check(command)
+    catalog, registry = line.catalog, Registry(line.tracking.uri)
+    seen = promotion.look(registry, catalog, command.model)
+    row = promotion.rollback_row(catalog, command.model, command.row) if command.action == "rollback" else None
+    request = _request(registry, line, replace(command, version=_version(registry, command, row)), seen)
     if command.action in ("approve", "reject"):
         judge = promotion.approve if command.action == "approve" else promotion.reject
         done = judge(registry, catalog, request)
         tell_dagster(line, done)
-        return Answer(f"version {claim.version} of {command.model} is {done.kind} by {done.who}", done)
+        return Answer(f"version {done.to_version} of {command.model} is {done.kind} by {done.who}", done, seen.noticed)
     if row is not None:
         outcome = promotion.rollback(registry, catalog, request, row)
     else:
@@ -88,6 +86,7 @@ def carry_out(line: Line, command: Command) -> Answer:
 def token_of(line: Line, command: Command) -> tuple[str, str]:
     """A token for what is asked, and the public key that verifies it: for those who ask elsewhere."""
     from deploy.approvals import sign
+    from deploy.promotion import look, rollback_row
     from deploy.registry import Registry
 
     if not _key(line.settings, command):
@@ -96,7 +95,11 @@ def token_of(line: Line, command: Command) -> tuple[str, str]:
             "Give --key file:/path or set BACKDROP_APPROVER_KEY; `openssl genpkey -algorithm ed25519` makes one.",
         )
     signer = _signer(line.settings, command)
-    return sign(signer, _claim(Registry(line.tracking.uri), line, command)[0]), signer.public
+    _check(command)
+    registry = Registry(line.tracking.uri)
+    look(registry, line.catalog, command.model)
+    row = rollback_row(line.catalog, command.model, command.row) if command.action == "rollback" else None
+    return sign(signer, _claim(registry, replace(command, version=_version(registry, command, row)))), signer.public
 
 
 def tell_dagster(line: Line, judged: Entry) -> None:
@@ -163,24 +166,57 @@ def show_history(settings: Settings, console: Console, model: str, limit: int) -
         console.print("  ".join(f"@{alias} {version}" for alias, version in aliases.items()), highlight=False)
 
 
-def _claim(registry: Registry, line: Line, command: Command) -> tuple[Claim, Entry | None]:
-    """What has to be signed, and the ledger's row that a rollback goes back to."""
-    from deploy.approvals import Claim, user
-    from deploy.promotion import rollback_row
-    from deploy.registry import CHALLENGER
-
+def _check(command: Command) -> None:
+    """What can be said before anything is opened."""
     if command.action not in ACTIONS:
         raise BackdropError(
             f"There is no action {command.action!r}.{nearest(command.action, ACTIONS)}", f"It is {', '.join(ACTIONS)}."
         )
     _check_model(command.model)
-    row = rollback_row(line.catalog, command.model, command.row) if command.action == "rollback" else None
+    if not command.reason.strip():
+        raise BackdropError(f"The ledger has to say why: {command.action} has no reason.", "Give --reason.")
+
+
+def _version(registry: Registry, command: Command, row: Entry | None) -> str:
+    """The version that is meant: the one of the ledger's row, of the command, or @challenger."""
+    from deploy.registry import CHALLENGER
+
     version = str(row.to_version) if row else command.version or registry.aliases(command.model).get(CHALLENGER, "")
     if not version:
         raise BackdropError(f"{command.model} has no @challenger.", "Name the version that is meant.")
-    bundle = registry.version(command.model, version).bundle
+    return version
+
+
+def _claim(registry: Registry, command: Command) -> Claim:
+    """What has to be signed. The version as the registry writes it: it takes 04 for 4."""
+    from deploy.approvals import Claim, user
+
+    found = registry.version(command.model, command.version)
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    return Claim(command.action, command.model, version, bundle, command.actor or user(), at), row
+    return Claim(command.action, command.model, found.version, found.bundle, command.actor or user(), at)
+
+
+def _request(registry: Registry, line: Line, command: Command, seen: Look) -> Request:
+    """What is asked, of a version that there is, by somebody who may: who may not is written down all the same."""
+    from deploy.approvals import Actor, actor_of, approvers, sign, user
+    from deploy.promotion import Request, refuse
+
+    settings = line.settings
+    known = approvers(settings.approvers)
+    request = Request(
+        command.model, command.version, Actor((command.actor or user())[:_NAME_LENGTH]), command.reason,
+        run=command.run, seen=seen, approval=settings.approval == "required", approvers=known,
+    )  # fmt: skip
+    signer = _signer(settings, command) if _key(settings, command) and not command.token else None
+    try:
+        claim = _claim(registry, command)
+        token = command.token if signer is None else sign(signer, claim)
+        return replace(request, version=claim.version, actor=actor_of(token, claim, known))
+    except ServiceError:
+        raise
+    except BackdropError as error:
+        refuse(line.catalog, request, error)
+        raise
 
 
 def _check_model(model: str) -> None:
@@ -198,7 +234,8 @@ def _key(settings: Settings, command: Command) -> str:
 def _signer(settings: Settings, command: Command) -> Signer:
     from deploy.signing import open_signer
 
-    return open_signer(_key(settings, command), settings.state)
+    setting = "--key" if command.key else "BACKDROP_APPROVER_KEY"
+    return open_signer(_key(settings, command), settings.state, setting)
 
 
 def _warn(console: Console, noticed: tuple[Entry, ...] | list[Entry]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +14,13 @@ import pytest
 
 from deploy import promotion
 from deploy.approvals import Actor
-from deploy.promotion import promote, rollback, rollback_row
+from deploy.promotion import look, promote, rollback, rollback_row
 from deploy.reconciliation import reconcile
-from deploy.registry import Registry
+from deploy.registry import ModelVersion, Registry, ShortCut
 from infra.catalog import Catalog
-from infra.catalog.ledger import ABANDONED, DONE, FOUND, INTENT, REFUSED
+from infra.catalog.ledger import ABANDONED, DONE, FOUND, INTENT, REFUSED, REJECTED
 from infra.database import Postgres
-from infra.errors import BackdropError
+from infra.errors import BackdropError, ServiceError
 from tests.deploy.promoting import ANNA, MODEL, Counted, end_of, in_process, killed_at, request
 
 pytestmark = pytest.mark.integration
@@ -113,7 +115,7 @@ def test_what_may_not_be_champion_is_refused_and_recorded(registry: Registry, ca
     with pytest.raises(BackdropError, match=r"champion is version 1, the evidence compares with 4"):
         promote(registry, catalog, request("3", against="4"))
     refusals = [entry for entry in catalog.entries(MODEL) if entry.kind == REFUSED]
-    assert [entry.to_version for entry in refusals] == ["3", "3", "2"]
+    assert [entry.to_version for entry in refusals] == ["3", "3", "2", "99"]
     assert registry.aliases(MODEL)["champion"] == "1"
     promotion.approve(registry, catalog, request("2", "the cups are fine"))
     promotion.approve(registry, catalog, request("3"))
@@ -121,6 +123,7 @@ def test_what_may_not_be_champion_is_refused_and_recorded(registry: Registry, ca
     assert promote(registry, catalog, request("3", approval=True, against="2")).champion == "3"
     with pytest.raises(BackdropError, match="Version 3 is the champion"):
         promotion.reject(registry, catalog, request("3"))
+    assert catalog.entries(MODEL, limit=1)[0].reason == "Version 3 is the champion of backdrop-engine."
 
 
 def test_a_rejected_challenger_is_challenger_no_longer(registry: Registry, catalog: Catalog) -> None:
@@ -130,6 +133,97 @@ def test_a_rejected_challenger_is_challenger_no_longer(registry: Registry, catal
     promotion.reject(registry, catalog, request("2", "no"))
     assert registry.aliases(MODEL) == {}
     assert registry.version(MODEL, "2").tags["backdrop.judged"] == "rejected by unverified actor anna: no"
+
+
+def test_a_challenger_is_nominated_unless_it_was_rejected(registry: Registry, catalog: Catalog) -> None:
+    promotion.reject(registry, catalog, request("2", "no"))
+    registry.set_alias(MODEL, "champion", "1")
+    (found,) = promotion.nominate(registry, catalog, MODEL, "2")
+    assert (found.kind, registry.aliases(MODEL)) == (FOUND, {"champion": "1"})
+    assert promotion.nominate(registry, catalog, MODEL, "3") == []
+    assert registry.aliases(MODEL)["challenger"] == "3"
+
+
+def test_what_happens_to_a_version_while_the_lock_is_waited_for_counts(registry: Registry, catalog: Catalog) -> None:
+    tainted, deleted = registry.register(MODEL, "a1" * 32), registry.register(MODEL, "b2" * 32)
+
+    class Waited(Catalog):
+        """Somebody takes a picture down, or deletes a version, before we have the lock."""
+
+        @contextlib.contextmanager
+        def alias_lock(self, model: str, alias: str, seconds: float = 30) -> Iterator[None]:
+            with super().alias_lock(model, alias, seconds):
+                if tainted not in seen:
+                    seen.append(tainted)
+                    registry.taint(MODEL, "a1" * 32, "takedown 7: asked to")
+                    registry._client().delete_model_version(MODEL, deleted)
+                yield
+
+    for version, message in ((tainted, r"is tainted \(takedown 7: asked to\)"), (deleted, "There is no version")):
+        seen: list[str] = [] if version == tainted else [tainted]
+        with pytest.raises(BackdropError, match=message):
+            promote(registry, Waited(catalog.url), request(version, seen=promotion.Look(0)))
+    assert catalog.open_intents(MODEL, "champion") == []
+    assert [entry.to_version for entry in catalog.entries(MODEL)] == [deleted, tainted]
+
+
+def test_a_version_that_is_deleted_after_the_intent_leaves_none_open(registry: Registry, catalog: Catalog) -> None:
+    version = registry.register(MODEL, "c3" * 32)
+
+    class Deleting(Registry):
+        """Somebody deletes the version right before we move the alias to it."""
+
+        def set_alias(self, name: str, alias: str, version: str) -> None:
+            self._client().delete_model_version(name, version)
+            super().set_alias(name, alias, version)
+
+    with pytest.raises(BackdropError, match=f"There is no version {version}"):
+        promote(Deleting(registry.uri), catalog, request(version))
+    assert [entry.kind for entry in catalog.entries(MODEL)] == [ABANDONED, INTENT]
+    agree(registry, catalog)
+
+
+def test_a_registry_that_does_not_answer_is_not_one_without_versions(registry: Registry, catalog: Catalog) -> None:
+    promote(registry, catalog, request("1"))
+    promote(registry, catalog, request("2"))
+    registry.drop_alias(MODEL, "previous")
+
+    class Away(Registry):
+        """Goes away after the aliases were read."""
+
+        def version(self, name: str, version: str, who: str = "") -> ModelVersion:
+            return Registry("http://127.0.0.1:9").version(name, version, who)
+
+    with pytest.raises(ServiceError, match="MLflow did not answer as it should"):
+        reconcile(Away(registry.uri), catalog, MODEL)
+    reconcile(registry, catalog, MODEL)
+    assert registry.aliases(MODEL) == {"champion": "2", "previous": "1"}
+
+
+def test_the_short_cut_says_what_mlflows_own_client_says(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said() -> list[object]:
+        registry.set_alias(MODEL, "shown", "2")
+        registry.tag(MODEL, "2", {"a tag": "a + b = 'c'"})
+        answers: list[object] = [registry.aliases(MODEL), registry.aliases("nobody"), registry.version(MODEL, "02")]
+        registry.drop_alias(MODEL, "shown")
+        registry.drop_alias(MODEL, "shown")
+        for ask in (
+            lambda: registry.version(MODEL, "99"),
+            lambda: registry.version(MODEL, "99999999999"),
+            lambda: registry.version(MODEL, "latest"),
+            lambda: registry.set_alias(MODEL, "shown", "99"),
+            lambda: registry.tag(MODEL, "99", {"a tag": "b"}),
+        ):
+            with pytest.raises(BackdropError, match="There is no version") as refused:
+                ask()
+            answers.append(str(refused.value))
+        return answers
+
+    short = said()
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "anna")  # who has a login gets MLflow's own client
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    monkeypatch.setattr(ShortCut, "_send", None)
+    assert said() == short
 
 
 def test_a_tainted_version_is_refused(registry: Registry, catalog: Catalog) -> None:
@@ -164,6 +258,29 @@ def test_rollbacks_go_back_and_never_forth(registry: Registry, catalog: Catalog)
         rollback_row(catalog, MODEL, 999)
     assert str(third.id) in caught.value.remedy
     agree(registry, catalog)
+
+
+def test_the_champion_from_before_the_ledger_can_be_gone_back_to(registry: Registry, catalog: Catalog) -> None:
+    registry.set_alias(MODEL, "champion", "4")
+    promote(registry, catalog, request("1"))
+    registry.set_alias(MODEL, "champion", "3")  # a hand, later: nobody has approved of that
+    promote(registry, catalog, request("2"))
+    assert rollback(registry, catalog, request(""), rollback_row(catalog, MODEL)).champion == "1"
+    row = rollback_row(catalog, MODEL)
+    assert (row.kind, row.to_version) == (FOUND, "4")
+    with pytest.raises(BackdropError, match="Version 4 of backdrop-engine waits for approval"):
+        rollback(registry, catalog, request("", approval=True), row)
+    assert rollback(registry, catalog, request(""), row).champion == "4"
+
+
+def test_a_rollback_is_to_what_the_version_held(registry: Registry, catalog: Catalog) -> None:
+    """A model that was deleted and registered anew counts its versions from 1 again."""
+    promote(registry, catalog, request("1"))
+    promote(registry, catalog, request("2"))
+    row = replace(rollback_row(catalog, MODEL), bundle="ee" * 32)
+    with pytest.raises(BackdropError, match=r"Version 1 of .* holds bundle 000000000000…, the ledger's row says eeee"):
+        rollback(registry, catalog, request(""), row)
+    assert registry.aliases(MODEL)["champion"] == "2"
 
 
 def test_a_rollback_to_a_version_that_was_deleted_is_refused(registry: Registry, catalog: Catalog) -> None:
@@ -258,12 +375,69 @@ def test_of_two_at_once_one_wins_and_both_are_in_the_ledger(
 def test_who_asked_before_another_was_promoted_comes_too_late(registry: Registry, catalog: Catalog) -> None:
     """As two commands do that were started at once, and of which one had been done before the other was ready."""
     promote(registry, catalog, request("1"))
-    seen = promotion.newest_row(catalog, MODEL)
+    seen = look(registry, catalog, MODEL)
     promote(registry, catalog, request("2", seen=seen))
     with pytest.raises(BackdropError, match="moved to version 2 by unverified actor anna meanwhile"):
         promote(registry, catalog, request("3", seen=seen))
     assert promote(registry, catalog, request("2", seen=seen)).entry is None, "what is asked for is so already"
+    late = catalog.entries(MODEL, limit=1)[0]
+    assert (late.kind, late.to_version) == (REFUSED, "2")
+    assert late.reason == "It was made champion by unverified actor anna meanwhile."
     assert promote(registry, catalog, request("3")).champion == "3"
+
+
+def test_a_rival_that_was_killed_after_it_had_moved_the_alias_has_won(
+    registry: Registry, catalog: Catalog, server: str
+) -> None:
+    promote(registry, catalog, request("1"))
+    seen = look(registry, catalog, MODEL)
+    step = 0
+    while registry.aliases(MODEL)["champion"] == "1":
+        step += 1
+        killed_at(step, server, catalog.url, lambda r, c: promote(r, c, request("2", seen=seen)))
+    assert len(catalog.open_intents(MODEL, "champion")) >= 1
+    with pytest.raises(BackdropError, match="moved to version 2 by unverified actor anna meanwhile"):
+        promote(registry, catalog, request("3", seen=seen))
+    assert registry.aliases(MODEL)["champion"] == "2"
+    outcome = promote(registry, catalog, request("3"))
+    assert outcome.champion == "3", "who asks now knows of it"
+    agree(registry, catalog)
+
+
+def test_what_was_killed_before_somebody_asked_stops_nobody(registry: Registry, catalog: Catalog, server: str) -> None:
+    promote(registry, catalog, request("1"))
+    step = 0
+    while registry.aliases(MODEL)["champion"] == "1":
+        step += 1
+        killed_at(step, server, catalog.url, lambda r, c: promote(r, c, request("2")))
+    outcome = promote(registry, catalog, request("3"))
+    assert (outcome.champion, outcome.previous) == ("3", "2")
+    assert outcome.noticed[-1].kind == DONE
+
+
+def test_a_hand_that_came_after_somebody_had_asked_is_a_rival_too(registry: Registry, catalog: Catalog) -> None:
+    promote(registry, catalog, request("1"))
+    seen = look(registry, catalog, MODEL)
+    registry.set_alias(MODEL, "champion", "4")
+    with pytest.raises(BackdropError, match="moved to version 4 outside the ledger meanwhile"):
+        promote(registry, catalog, request("3", seen=seen))
+    assert [entry.kind for entry in catalog.entries(MODEL, limit=2)] == [REFUSED, FOUND]
+
+
+def test_who_does_not_get_the_lock_is_in_the_ledger_too(registry: Registry, catalog: Catalog) -> None:
+    class Impatient(Catalog):
+        """Waits for a tenth of a second."""
+
+        def alias_lock(self, model: str, alias: str, seconds: float = 0.1) -> AbstractContextManager[None]:
+            return super().alias_lock(model, alias, 0.1)
+
+    with catalog.alias_lock(MODEL, "champion"):
+        for ask in (promote, promotion.approve):
+            with pytest.raises(ServiceError, match="held by another promotion"):
+                ask(registry, Impatient(catalog.url), request("1"))
+    rows = catalog.entries(MODEL)
+    assert [(row.kind, row.to_version) for row in rows] == [(REFUSED, "1"), (REFUSED, "1")]
+    assert "held by another promotion" in rows[0].reason
 
 
 def steps_of(registry: Registry, catalog: Catalog) -> int:
@@ -279,27 +453,65 @@ def test_killed_between_any_two_steps_alias_and_ledger_agree_after_the_next_comm
 ) -> None:
     promote(registry, catalog, request("1"))
     steps = steps_of(registry, catalog)
-    seen = set()
+    closed: set[str] = set()
     for repeat in range(REPEATS):
         for step in range(1, steps + 1):
             champion = registry.aliases(MODEL)["champion"]
             other = "3" if champion != "3" else "2"
             code = killed_at(step, server, catalog.url, lambda r, c: promote(r, c, request(other)))  # noqa: B023
             assert code == -9, f"repeat {repeat}: step {step} of {steps} was not reached"
-            left = catalog.open_intents(MODEL, "champion")
-            now = registry.aliases(MODEL)["champion"]
-            if step % 2:  # the next command is either the same again, or one that only looks
-                outcome = promote(registry, catalog, request(other))
-                assert outcome.champion == other
-                seen.update(entry.kind for entry in outcome.noticed)
-            else:
-                closed = reconcile(registry, catalog, MODEL)
-                assert [entry.kind for entry in closed] == [DONE if now == other else ABANDONED for _ in left]
-                assert registry.aliases(MODEL)["champion"] == now
+            closed.update(after_a_kill(registry, catalog, (step + repeat) % 4, champion, other))
+            assert catalog.open_intents(MODEL, "champion") == [], "the next command has not looked"
             agree(registry, catalog)
-    assert seen <= {DONE, ABANDONED}
-    kinds = {entry.kind for entry in catalog.entries(MODEL)}
-    assert kinds == {INTENT, DONE, ABANDONED}, "no kill fell before or after the alias was moved"
+    assert closed == {DONE, ABANDONED}, "no kill fell before or after the alias was moved"
+
+
+def after_a_kill(registry: Registry, catalog: Catalog, command: int, before: str, other: str) -> set[str]:
+    """The next command after a promotion from `before` to `other` was killed; the kinds of rows that it closed."""
+    left, now = catalog.open_intents(MODEL, "champion"), registry.aliases(MODEL)["champion"]
+    expected = [DONE if now == other else ABANDONED for _ in left]
+    newest = catalog.entries(MODEL, limit=1)[0].id
+    if command == 0:  # the same again
+        assert promote(registry, catalog, request(other)).champion == other
+    elif command == 1:  # one that only looks
+        reconcile(registry, catalog, MODEL)
+        assert registry.aliases(MODEL)["champion"] == now
+    elif command == 2:  # a judgement of another version
+        promotion.reject(registry, catalog, request("4"))
+        assert registry.aliases(MODEL)["champion"] == now
+    else:  # back
+        seen = look(registry, catalog, MODEL)
+        row = rollback_row(catalog, MODEL)
+        assert row.to_version != now
+        assert row.to_version == before or now == before, "the promotion that was killed counts where it moved"
+        assert rollback(registry, catalog, request("", seen=seen), row).champion == row.to_version
+    written = [entry for entry in reversed(catalog.entries(MODEL)) if entry.id > newest]
+    assert [entry.kind for entry in written[: len(left)]] == expected
+    return set(expected)
+
+
+@pytest.mark.timeout(REPEATS * 100)
+def test_a_no_that_is_killed_between_any_two_steps_leaves_no_challenger(
+    registry: Registry, catalog: Catalog, server: str
+) -> None:
+    for repeat in range(REPEATS):
+        step, code, judged = 0, -9, 0
+        while code == -9:
+            step += 1
+            promotion.approve(registry, catalog, request("2"))
+            registry.set_alias(MODEL, "challenger", "2")
+            code = killed_at(step, server, catalog.url, lambda r, c: promotion.reject(r, c, request("2", "cups")))
+            reconcile(registry, catalog, MODEL)
+            newest = catalog.judgement(MODEL, f"{2:064x}")
+            assert newest is not None
+            tag = registry.version(MODEL, "2").tags["backdrop.judged"]
+            if newest.kind == REJECTED:
+                judged += 1
+                assert registry.aliases(MODEL) == {}, f"repeat {repeat}, step {step}"
+                assert tag == "rejected by unverified actor anna: cups"
+            else:
+                assert registry.aliases(MODEL) == {"challenger": "2"}
+        assert judged > 2, "no kill fell after the row"
 
 
 def test_a_kill_does_not_hold_the_lock(registry: Registry, catalog: Catalog, server: str) -> None:
