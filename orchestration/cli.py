@@ -15,6 +15,7 @@ from rich.table import Table
 
 from infra.errors import BackdropError
 from infra.settings import Settings
+from orchestration.promoting import ENGINE, MOST_ROWS, ON_THE_COMMAND_LINE
 
 app = typer.Typer(
     name="backdrop",
@@ -120,22 +121,23 @@ def quarantine(
     answers.quarantine(Settings.load(), console, delivery, retry)
 
 
-_MODEL = typer.Option(help="A registered model.")
-_VERSION = typer.Argument(help="Its version; none means @challenger.")
-_REASON = typer.Option(help="Why; it is written into the ledger.")
-_ACTOR = typer.Option(help="Who asks; the name of the login without it.")
-_KEY = typer.Option(help="Your private key, where the approvers have to sign: env:NAME or file:/path.")
-_TOKEN = typer.Option(help="What `backdrop sign` has made elsewhere.")
+Model = Annotated[str, typer.Option(help="A registered model.")]
+Version = Annotated[str, typer.Argument(help="Its version; none means @challenger.")]
+Row = Annotated[int | None, typer.Option(help="A row of the ledger; without it the champion before.")]
+Reason = Annotated[str, typer.Option(help="Why; it is written into the ledger.")]
+Who = Annotated[str, typer.Option(help="Who asks; the name of the login without it.")]
+Key = Annotated[str, typer.Option(help="Your private key, where the approvers have to sign: env:NAME or file:/path.")]
+Token = Annotated[str, typer.Option(help="What `backdrop sign` has made elsewhere.")]
 
 
 @app.command()
 def promote(
-    version: Annotated[str, _VERSION] = "",
-    reason: Annotated[str, _REASON] = "",
-    model: Annotated[str, _MODEL] = "backdrop-engine",
-    actor: Annotated[str, _ACTOR] = "",
-    key: Annotated[str, _KEY] = "",
-    token: Annotated[str, _TOKEN] = "",
+    version: Version = "",
+    reason: Reason = ON_THE_COMMAND_LINE,
+    model: Model = ENGINE,
+    actor: Who = "",
+    key: Key = "",
+    token: Token = "",
 ) -> None:
     """Make a version champion. Example: backdrop promote 4 --reason "the cups are fine" """
     _promoting("promote", model, version, None, reason, actor, key, token)
@@ -143,12 +145,12 @@ def promote(
 
 @app.command()
 def approve(
-    version: Annotated[str, _VERSION] = "",
-    reason: Annotated[str, _REASON] = "",
-    model: Annotated[str, _MODEL] = "backdrop-engine",
-    actor: Annotated[str, _ACTOR] = "",
-    key: Annotated[str, _KEY] = "",
-    token: Annotated[str, _TOKEN] = "",
+    version: Version = "",
+    reason: Reason = ON_THE_COMMAND_LINE,
+    model: Model = ENGINE,
+    actor: Who = "",
+    key: Key = "",
+    token: Token = "",
 ) -> None:
     """Say yes to a version, where the policy asks for it. Example: backdrop approve 4 --reason "looked at 50" """
     _promoting("approve", model, version, None, reason, actor, key, token)
@@ -156,12 +158,12 @@ def approve(
 
 @app.command()
 def reject(
-    reason: Annotated[str, _REASON],
-    version: Annotated[str, _VERSION] = "",
-    model: Annotated[str, _MODEL] = "backdrop-engine",
-    actor: Annotated[str, _ACTOR] = "",
-    key: Annotated[str, _KEY] = "",
-    token: Annotated[str, _TOKEN] = "",
+    reason: Reason,
+    version: Version = "",
+    model: Model = ENGINE,
+    actor: Who = "",
+    key: Key = "",
+    token: Token = "",
 ) -> None:
     """Say no to a version. Example: backdrop reject 4 --reason "it paints cups twice" """
     _promoting("reject", model, version, None, reason, actor, key, token)
@@ -169,12 +171,12 @@ def reject(
 
 @app.command()
 def rollback(
-    row: Annotated[int | None, typer.Option(help="A row of the ledger; without it the champion before.")] = None,
-    reason: Annotated[str, _REASON] = "",
-    model: Annotated[str, _MODEL] = "backdrop-engine",
-    actor: Annotated[str, _ACTOR] = "",
-    key: Annotated[str, _KEY] = "",
-    token: Annotated[str, _TOKEN] = "",
+    row: Row = None,
+    reason: Reason = ON_THE_COMMAND_LINE,
+    model: Model = ENGINE,
+    actor: Who = "",
+    key: Key = "",
+    token: Token = "",
 ) -> None:
     """Make an earlier champion champion again; nothing is rebuilt. Example: backdrop rollback --reason "it is slow" """
     _promoting("rollback", model, "", row, reason, actor, key, token)
@@ -182,8 +184,8 @@ def rollback(
 
 @app.command()
 def history(
-    model: Annotated[str, _MODEL] = "backdrop-engine",
-    limit: Annotated[int, typer.Option(help="How many rows.")] = 30,
+    model: Model = ENGINE,
+    limit: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="How many rows.")] = 30,
 ) -> None:
     """Who was champion when, and why. Example: backdrop history --limit 10"""
     from orchestration.promoting import show_history
@@ -194,16 +196,16 @@ def history(
 @app.command()
 def sign(
     action: Annotated[str, typer.Argument(help="promote, approve, reject or rollback.")],
-    version: Annotated[str, _VERSION] = "",
-    row: Annotated[int | None, typer.Option(help="For a rollback: a row of the ledger.")] = None,
-    model: Annotated[str, _MODEL] = "backdrop-engine",
-    actor: Annotated[str, _ACTOR] = "",
-    key: Annotated[str, _KEY] = "",
+    version: Version = "",
+    row: Row = None,
+    model: Model = ENGINE,
+    actor: Who = "",
+    key: Key = "",
 ) -> None:
     """Print your public key, and a token to paste into a Dagster job. Example: backdrop sign approve 4"""
     from orchestration.promoting import Command, show_token
 
-    show_token(Settings.load(), console, Command(action, model, version, row, "", actor, key))
+    show_token(Settings.load(), console, Command(action, model, version, row, actor=actor, key=key))
 
 
 def _promoting(
@@ -267,7 +269,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except BackdropError as error:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
 
 

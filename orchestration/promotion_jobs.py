@@ -6,10 +6,11 @@ The page knows no identity: who has to sign pastes a token that `backdrop sign` 
 from dataclasses import replace
 
 import dagster as dg
+from pydantic import Field
 
 from assets.line import Line
 from assets.promotion import as_recorded
-from orchestration.promoting import ENGINE, Command, carry_out
+from orchestration.promoting import ENGINE, IN_DAGSTER, MOST_ROWS, Command, carry_out
 
 
 class Asked(dg.Config):
@@ -17,9 +18,15 @@ class Asked(dg.Config):
 
     model: str = ENGINE
     version: str = ""
-    reason: str
+    reason: str = IN_DAGSTER
     actor: str = ""
     token: str = ""
+
+
+class AskedWhy(Asked):
+    """A no has to have a reason."""
+
+    reason: str
 
 
 class AskedBack(dg.Config):
@@ -27,7 +34,7 @@ class AskedBack(dg.Config):
 
     model: str = ENGINE
     row: int | None = None
-    reason: str
+    reason: str = IN_DAGSTER
     actor: str = ""
     token: str = ""
 
@@ -36,7 +43,7 @@ class AskedOfLedger(dg.Config):
     """Whose rows, and how many."""
 
     model: str = ENGINE
-    limit: int = 50
+    limit: int = Field(50, ge=1, le=MOST_ROWS)
 
 
 def _judging(action: str, description: str) -> dg.JobDefinition:
@@ -50,6 +57,19 @@ def _judging(action: str, description: str) -> dg.JobDefinition:
         version_op()
 
     return version_job
+
+
+@dg.op
+def reject_version(context: dg.OpExecutionContext, config: AskedWhy, line: dg.ResourceParam[Line]) -> None:
+    """The challenger's alias goes, the row stays."""
+    command = Command("reject", config.model, config.version, None, config.reason, config.actor, token=config.token)
+    _carry_out(context, line, command)
+
+
+@dg.job(name="reject", description="A human's no: the version is challenger no longer, and is not promoted.")
+def reject_job() -> None:
+    """One op."""
+    reject_version()
 
 
 @dg.op
@@ -88,7 +108,7 @@ def history_job() -> None:
 PROMOTION_JOBS = [
     _judging("promote", "Make a version champion; without one, the challenger."),
     _judging("approve", "A human's yes to a version, where the policy asks for one."),
-    _judging("reject", "A human's no: the version is challenger no longer, and is not promoted."),
+    reject_job,
     rollback_job,
     history_job,
 ]
