@@ -36,16 +36,18 @@ LINE = "the line"
     kinds={"mlflow"},
     owners=["team:serving"],
     check_specs=[dg.AssetCheckSpec(AS_RECORDED, asset="promotion", description="no alias was moved by hand")],
-    # A yes to the newest engine is what the promotion may be waiting for. The sensor that acts on it is off by default.
+    # A yes to the newest engine is what the promotion may be waiting for; no other check's result is. The sensor that
+    # acts on it is off by default.
     automation_condition=dg.AutomationCondition.any_deps_match(
-        dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_passed().newly_true())
+        dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_passed().newly_true()).allow(
+            dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("tensorrt_engine"), HUMAN_APPROVAL))
+        )
     ).since_last_handled(),
 )
 def promotion(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """Moves the aliases `@challenger`, `@champion` and `@previous` in the model registry, and writes down why."""
-    from deploy.reconciliation import reconcile
-    from deploy.registry import CHALLENGER, CHAMPION, PREVIOUS, REGISTERED_NAMES, Registry
-    from infra.catalog.ledger import REJECTED
+    from deploy.promotion import nominate
+    from deploy.registry import CHAMPION, PREVIOUS, REGISTERED_NAMES, Registry
 
     engine = upstream_of(context, line, "tensorrt_engine")
     report = upstream_of(context, line, "evaluation_report")
@@ -62,10 +64,7 @@ def promotion(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -
             f"{bundle[:12]}….",
             "Materialise evaluation_report, then promotion.",
         )
-    judged = line.catalog.judgement(name, bundle)
-    if judged is None or judged.kind != REJECTED:
-        registry.set_alias(name, CHALLENGER, found.version)
-    noticed = reconcile(registry, line.catalog, name)
+    noticed = nominate(registry, line.catalog, name, found.version)
     failed = sorted(check.name for check in report.result.checks if not check.passed and check.severity == "error")
     why = f"failed {', '.join(failed)}" if failed else ""
     if not why:

@@ -26,6 +26,7 @@ from orchestration.promotion_jobs import watch_champion
 
 pytestmark = pytest.mark.integration
 
+OTHERS = (("evaluation_report", "gate"), ("tensorrt_engine", "engine_parity"))
 CHECK = dg.AssetCheckKey(dg.AssetKey("tensorrt_engine"), HUMAN_APPROVAL)
 
 
@@ -200,10 +201,24 @@ def test_a_policy_that_asks_for_a_human(world: World, monkeypatch: pytest.Monkey
     for unknown in (Command("approve", actor="anna"), Command("approve", actor="eve", key=key)):
         with pytest.raises(BackdropError, match="Unknown actor"):
             run_command(Settings.load(), world.console, unknown)
+        attempt = world.line.catalog.entries(ENGINE)[0]
+        assert (attempt.kind, attempt.to_version, attempt.who) == (
+            "refused", version, f"unverified actor {unknown.actor}",
+        )  # fmt: skip
+        assert attempt.reason.startswith("Unknown actor")
+        assert attempt.evidence == {}, "no token is kept of it"
+    with pytest.raises(BackdropError, match="--key is no reference to a key"):
+        run_command(Settings.load(), world.console, Command("approve", key=f"{tmp_path}/anna.pem"))
     with pytest.raises(BackdropError, match="no key to sign with"):
         show_token(Settings.load(), world.console, Command("approve"))
     assert world.approved() is None
-    run_command(Settings.load(), world.console, Command("approve", reason="50 pictures", actor="anna", key=key))
+    signed = Command("approve", version=f"0{version}", reason="50 pictures", actor="anna", key=key)
+    run_command(Settings.load(), world.console, signed)  # 04 is 4, in the row and in what is signed
+    token = str(world.line.catalog.entries(ENGINE)[0].evidence["token"])
+    with pytest.raises(BackdropError, match="was used already"):
+        carry_out(world.line, Command("approve", version=version, token=token))
+    with pytest.raises(BackdropError, match="token is damaged"):
+        carry_out(world.line, Command("approve", version=version, token=token + "!"))
     assert f"version {version} of {ENGINE} is approved by anna" in world.said()
     assert world.approved() is True
     assert world.promote()["champion"] == version
@@ -247,6 +262,9 @@ def test_the_same_as_jobs(world: World) -> None:
     assert done["outcome"].endswith("is rejected by unverified actor bo")
     with pytest.raises(BackdropError, match="was rejected by"):
         job(world, "promote", version=versions[1], reason="again")
+    for name, config in (("history", {"limit": -1}), ("reject", {"version": versions[1]})):
+        with pytest.raises(Exception, match=r"limit|reason"):
+            job(world, name, **config)
     ledger = job(world, "history", limit=3)
     assert ledger["rows"] == 3
     assert "| refused |" in ledger["ledger"]
@@ -260,9 +278,53 @@ def test_mistakes_are_one_message(world: World) -> None:
         (Command("rollback", row=10_000), "Row 10000 of the ledger is none"),
         (Command("promote", model="backdrop-autoencoder"), "backdrop-autoencoder has no @challenger"),
         (Command("promote", token="nonsense", version="1"), "The token is damaged"),
+        (Command("promote", version="99999999999"), "There is no version 99999999999"),
+        (Command("promote", version="1", reason=" "), "promote has no reason"),
     ):
         with pytest.raises(BackdropError, match=message):
             carry_out(world.line, command)
+    rows = world.line.catalog.entries(ENGINE, limit=3)
+    assert [(row.kind, row.to_version) for row in rows] == [("refused", to) for to in ("99999999999", "1", "99")]
+
+
+def test_a_command_begins_with_what_was_left(world: World) -> None:
+    """A promotion was killed after it had moved the alias, and the next command is a rollback."""
+    from deploy.approvals import Actor
+    from deploy.promotion import Request
+
+    versions = [world.engine(None) for _ in range(3)]
+    for version in versions[:2]:
+        carry_out(world.line, Command("promote", version=version))
+    killed = Request(ENGINE, versions[2], Actor("killed"), "")
+    world.line.catalog.add_entry(killed.entry("intent", world.bundle(versions[2]), before=versions[1]))
+    world.registry.set_alias(ENGINE, "champion", versions[2])
+    back = carry_out(world.line, Command("rollback"))
+    assert world.registry.aliases(ENGINE)["champion"] == versions[1]
+    assert [(entry.kind, entry.to_version) for entry in back.noticed] == [("done", versions[2])]
+    assert back.entry is not None
+    assert back.entry.reason == "asked on the command line"
+
+    # A hand has unset it: the yes says so.
+    world.registry.drop_alias(ENGINE, "champion")
+    yes = carry_out(world.line, Command("approve", version=versions[0]))
+    assert [entry.kind for entry in yes.noticed] == ["found"]
+
+
+def test_the_command_line_refuses_what_no_command_could_do(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from orchestration.cli import main
+
+    for arguments, code, said in (
+        (["history", "--limit", "-1"], 2, "limit"),
+        (["reject", "1"], 2, "reason"),
+        (["promote", "--model", "[/x]"], 42, "There is no registered model '[/x]'"),
+    ):
+        monkeypatch.setattr("sys.argv", ["backdrop", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == code
+        assert said in capsys.readouterr().err
 
 
 def test_a_yes_asks_for_the_promotion(world: World) -> None:
@@ -270,9 +332,14 @@ def test_a_yes_asks_for_the_promotion(world: World) -> None:
     from assets.evaluation_report import evaluation_report
     from assets.tensorrt_engine import tensorrt_engine
 
+    gate, parity = (dg.AssetCheckKey(dg.AssetKey(asset), name) for asset, name in OTHERS)
+
+    def other(key: dg.AssetCheckKey) -> dg.AssetChecksDefinition:
+        return dg.asset_check(asset=key.asset_key, name=key.name)(lambda: dg.AssetCheckResult(passed=True))
+
     defs = dg.Definitions(
         assets=[promotion, dg.AssetSpec("evaluation_report"), dg.AssetSpec("tensorrt_engine")],
-        asset_checks=[human_approval],
+        asset_checks=[human_approval, other(gate), other(parity)],
         resources={"line": world.line},
     )
     assert {tensorrt_engine.key, evaluation_report.key} == promotion.asset_deps[dg.AssetKey("promotion")]
@@ -287,6 +354,10 @@ def test_a_yes_asks_for_the_promotion(world: World) -> None:
     version = world.engine(None)
     requested()
     assert requested() == 0
+    for key in (gate, parity):  # a report's gate, or the engine's own check, is no yes
+        passed = dg.AssetCheckEvaluation(asset_key=key.asset_key, check_name=key.name, passed=True)
+        world.instance.report_runless_asset_event(passed)
+        assert requested() == 0
     carry_out(world.line, Command("reject", version=version, reason="no"))
     assert requested() == 0
     carry_out(world.line, Command("approve", version=version, reason="yes"))
