@@ -318,7 +318,7 @@ def _refused(host: str, error: urllib.error.HTTPError) -> NoReturn:
 
 def _reason(error: BaseException) -> str:
     """In words that hold no address: an exception's own text may name the whole URL."""
-    reason = getattr(error, "reason", error)
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, TimeoutError):
         return "no answer in time"
     if isinstance(reason, ssl.SSLCertVerificationError):
