@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy import compare, contest
+from deploy import compare, contest, latency
 from deploy import expansion as expansions
 from deploy.against import Against, against_champion, gate_check, judged
 from deploy.checks import judge
@@ -18,13 +18,14 @@ from deploy.engines.open import open_engine
 from deploy.engines.protocol import GraphEngine
 from deploy.failures import worst_answers
 from deploy.model_card import FAILURES
-from deploy.parity import ParityRow, worst
 from deploy.report import Findings, PhotographAnswers, build_report, shown_in_report
 from deploy.rewarding import Rewarded, learn, watched
 from deploy.samples import Pictures, Sample
 from deploy.specs import EvaluateSpec
 from evaluation.expansion import LEAST_IOU
 from evaluation.features import TextScores, open_extractor
+from evaluation.measure import HIGHER_IS_BETTER
+from evaluation.metrics.energy import Energy
 from evaluation.photographs import Request, requests_for, score_photograph, summarise
 from evaluation.report.page import render
 from infra.bundles import open_bundle
@@ -35,6 +36,7 @@ from training.editing import Parts, composite
 from training.models.io import load_model
 from training.parts import TorchParts
 from training.precision import fast_dtype
+from training.presets.sections import EvaluateSection
 
 _KNOWN_BYTES = 4 << 30  # of training pictures in memory, each with its mask: all of them up to 256 pixels or so
 
@@ -56,6 +58,7 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
     """Measure, judge and write the pages."""
     started = time.monotonic()
     section = spec.config
+    contest.policy_of(section.gate, HIGHER_IS_BETTER)  # a margin of no metric is told before anything is measured
     manifest = open_bundle(job.store, spec.engine).meta
     engine = open_engine(job.store, spec.engine, spec.trust, manifest["backend"], text_encoder=spec.text_encoder)
     pictures = Pictures(job.store, spec.dataset, spec.image_size, job.folder / "cache")
@@ -91,28 +94,18 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
     parts = [part for part in (made.get(compare.ENGINE), drawn) if part is not None]
     answered = np.concatenate(parts) if parts else None
     against = against_champion(spec, job, engine, tuples, student, answered, judges, counter)
+    energy = _energy(engine, tuples, section)
     engine.close()
 
     means = compare.means_of(scores)
     photo_numbers = summarise([answer.score for answer in answers])
-    parity = [ParityRow(**row) for row in manifest["parity"]]
-    bad = worst(parity)
-    checks = judge(
-        means,
-        identity,
-        photo_numbers,
-        {
-            "worst_relative_l2": bad.relative_l2,
-            "tolerance": manifest["tolerance"],
-            "worst": f"{bad.graph} at {bad.shape}",
-        },
-        expansion,
-        section,
-    )
+    checks = judge(means, identity, photo_numbers, manifest, expansion, section)
     checks.append(gate_check(against.decision))
+    numbers = judged(tuples, against.scores, extractor)
     findings = Findings(
         samples=samples, made=made, scores=scores, means=means, answers=answers, photo_numbers=photo_numbers,
         checks=checks, manifest=manifest, student=student, teacher=teacher, expansion=expansion,
+        judged=numbers, apart=against.apart, energy=energy,
     )  # fmt: skip
     page = render(build_report(spec, job.store, findings))
     report = f"{job.output}/report.html"
@@ -123,7 +116,10 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
         "photographs": photo_numbers,
         "product_identity": identity,
         "expansion": expansion.as_dict(),
-        "judged": judged(contest.by_picture(tuples, against.scores)),
+        "judged": numbers,
+        "distances": {name: one.as_dict() for name, one in against.apart.items()},
+        "guards": {name: one.as_dict() for name, one in against.guarded.items()},
+        "energy": energy.as_dict(),
         "reward": {"accuracy": dict(rewarded.accuracy), "picking": picking} if rewarded is not None else None,
         "latency_ms": manifest["latency_ms"],
         "forwards": {compare.ENGINE: student.forwards, compare.TEACHER: teacher.forwards},
@@ -156,6 +152,15 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
         pictures=pictures_of,
         checks=checks,
     )
+
+
+def _energy(engine: GraphEngine, tuples: contest.Tuples, section: EvaluateSection) -> Energy:
+    """Of a picture in a batch of the first tuples, all of one shape."""
+    some = tuples.samples[: section.batch_size]
+    if not some:
+        return Energy(None, None, "not measured: there is nothing to ask")
+    images, products = (np.stack([getattr(sample, name) for sample in some]) for name in ("image", "product"))
+    return latency.energy(engine, images, products, tuples.captions[: len(some)], steps=section.student_steps)
 
 
 def _picking(rewarded: Rewarded | None, picking: Mapping[str, Any] | None) -> dict[str, float]:

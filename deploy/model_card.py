@@ -129,11 +129,35 @@ def cost_rows(cost: Mapping[str, float], stages: Mapping[str, JobResult]) -> Row
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> Rows:
-    """Means over the held-out pictures with their 95 % intervals."""
-    rows: Rows = [("metric", "mean", "95 % interval", "pictures")]
+    """Means over the held-out pictures with their 95 % intervals, distances of all of them together, and energy."""
+    rows: Rows = [("metric", "mean", "95 % interval", "pictures", "measured by")]
     for name, one in metrics.get("judged", {}).items():
-        rows.append((name, f"{one['mean']:.4g}", f"{one['low']:.4g} to {one['high']:.4g}", str(one["n"])))
+        interval = f"{one['low']:.4g} to {one['high']:.4g}"
+        rows.append((name, f"{one['mean']:.4g}", interval, str(one["n"]), measured_words(one)))
+    guards = metrics.get("guards", {})
+    for name, one in metrics.get("distances", {}).items():
+        beside = "–"
+        if name in guards:
+            beside = f"champion's {guards[name]['champion']['value']:.4g}, p {guards[name]['p']:.2g}"
+        rows.append((name.upper(), f"{one['value']:.4g}", beside, str(one["n"]), measured_words(one)))
+    if "energy" in metrics:
+        rows.append(("energy per picture", energy_words(metrics["energy"]), "–", "–", "–"))
     return rows
+
+
+def measured_words(number: Mapping[str, Any]) -> str:
+    """What a number was measured by: extractor, weights, preprocessing, reference; "–" where it has no extractor."""
+    if "extractor" not in number:
+        return "–"
+    weights, reference = (str(number[name])[:12] for name in ("weights", "reference"))
+    return f"{number['extractor']}, weights {weights}, {number['preprocessing']}; reference {reference}"
+
+
+def energy_words(energy: Mapping[str, Any]) -> str:
+    """Joules, watts and the counter that told them, or why they were not measured."""
+    if energy["joules"] is None:
+        return str(energy["source"])
+    return f"{energy['joules']:.3g} J at {energy['watts']:.3g} W ({energy['source']})"
 
 
 def missed_rows(evaluation: JobResult) -> Rows:

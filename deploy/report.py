@@ -13,8 +13,11 @@ from deploy import compare
 from deploy.checks import ACCURACIES, bars, evidence
 from deploy.expansion import STAGE1, TRUTH, Expansions
 from deploy.history import BACKENDS, curves_of, deliveries_of, lineage_of, results_of
+from deploy.model_card import energy_words, measured_words
 from deploy.samples import Sample
 from deploy.specs import EvaluateSpec
+from evaluation.measured import Measured
+from evaluation.metrics.energy import Energy
 from evaluation.photographs import PhotographScore, Request
 from evaluation.report.figures import cut_out, picture
 from evaluation.report.page import Answer, CheckLine, Example, Metric, Photograph, Report
@@ -30,6 +33,11 @@ HELP = {
     "shadow_side": ("Shadow on the true side", "the darker side of the floor beside the product", "Shadow side"),
     "masked_l1": ("Error over the background", "mean absolute difference to the true picture; less is better", "Error"),
 }
+
+FEATURES_NOTE = (
+    "How far the pictures lie from the true ones. Two such numbers can be compared only where extractor, weights, "
+    "preprocessing, number of pictures and reference are the same."
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,9 @@ class Findings:
     student: compare.Way
     teacher: compare.Way
     expansion: Expansions
+    judged: Mapping[str, Mapping[str, Any]]
+    apart: Mapping[str, Measured]
+    energy: Energy
 
 
 def build_report(spec: EvaluateSpec, store: ObjectStore, found: Findings) -> Report:
@@ -83,9 +94,11 @@ def build_report(spec: EvaluateSpec, store: ObjectStore, found: Findings) -> Rep
         photographs_note=_photographs_note(found.photo_numbers),
         expansion=_expansion(found.expansion),
         expansion_note=_expansion_note(found.expansion),
+        features=_features(found),
+        features_note=FEATURES_NOTE,
         latency=_latency(manifest),
         parity=_parity(manifest),
-        engine_notes=_engine_notes(manifest),
+        engine_notes=[*_engine_notes(manifest), ("Energy per picture", energy_words(found.energy.as_dict()))],
         curves=curves_of(store, spec.stage_results),
         deliveries=deliveries_of(store, spec.delivery_results),
         lineage=lineage_of(store, spec.stage_results, spec.dataset),
@@ -93,7 +106,12 @@ def build_report(spec: EvaluateSpec, store: ObjectStore, found: Findings) -> Rep
 
 
 def _against(checks: Sequence[Check]) -> list[tuple[str, str]]:
-    return [("Against the champion", str(c.metadata["reason"])) for c in checks if "reason" in c.metadata]
+    return [
+        (label, str(c.metadata[name]))
+        for c in checks
+        for label, name in (("Against the champion", "reason"), ("Left out", "left_out"))
+        if c.metadata.get(name) and "reason" in c.metadata
+    ]
 
 
 def shown_in_report(spec: EvaluateSpec, store: ObjectStore, found: Findings) -> set[str]:
@@ -242,6 +260,20 @@ def _expansion_note(found: Expansions) -> str:
         f"{found.stages.pictures} pictures, captions and seeds (difference {100 * gap.mean:.1f} points, "
         f"paired 95 % interval {100 * gap.low:.1f} to {100 * gap.high:.1f})."
     )
+
+
+def _features(found: Findings) -> list[list[str]]:
+    """One row per number of the extractor, with all that it was made of."""
+    rows = [
+        [name, f"{one['mean']:.4g}", str(one["n"]), measured_words(one)]
+        for name, one in found.judged.items()
+        if "extractor" in one
+    ]
+    rows += [
+        [name.upper(), f"{one.value:.4g}", str(one.n), measured_words(one.as_dict())]
+        for name, one in found.apart.items()
+    ]
+    return [["Of the composites", "Value", "Pictures", "Measured by"], *rows] if rows else []
 
 
 def _latency(manifest: Mapping[str, Any]) -> list[list[str]]:

@@ -21,7 +21,7 @@ from deploy.engines.protocol import GraphEngine
 from deploy.expansion import decoded
 from deploy.samples import Sample
 from deploy.specs import EvaluateSpec
-from evaluation.features import FeatureExtractor
+from evaluation.features import FeatureExtractor, key_of
 from evaluation.measure import measure_all
 from evaluation.preferences import catalogue_preferences, read_labels
 from evaluation.ranking import best_of_k, watch
@@ -55,7 +55,7 @@ def learn(
     through = partial(decoded, engine)
     pairs = catalogue_preferences(known[:LEARNED], spec.seed, through) if len(known) > 1 else []
     if section.reward_labels is not None:
-        pairs += read_labels(Path(section.reward_labels))
+        pairs += read_labels(Path(section.reward_labels).expanduser())
     if not section.reward_steps or not pairs:
         return None
     learning = partial(job.progress, "reward")
@@ -96,4 +96,4 @@ def watched(
         ]
         apart.append(np.stack(each, axis=1))  # (n, k)
     found = watch(np.concatenate(rewards), np.concatenate(apart), higher_is_better=False, seed=spec.seed)
-    return {"independent": INDEPENDENT, "requests": len(rows), **found.as_dict()}
+    return {"independent": INDEPENDENT, **key_of(extractor), "requests": len(rows), **found.as_dict()}

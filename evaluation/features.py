@@ -79,6 +79,11 @@ def open_extractor(name: str, encode: Encode | None = None, autoencoder: str = "
     )
 
 
+def key_of(extractor: FeatureExtractor) -> dict[str, str]:
+    """What a number of it carries, as plain values for JSON."""
+    return {"extractor": extractor.id, "weights": extractor.weights, "preprocessing": extractor.preprocessing}
+
+
 def measured(value: float, metric: str, extractor: FeatureExtractor, n: int, reference: str) -> Measured:
     """A number with all that it was made of."""
     return Measured(value, metric, extractor.id, extractor.weights, extractor.preprocessing, n, reference)

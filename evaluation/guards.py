@@ -11,17 +11,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.features import FeatureExtractor, measured
-from evaluation.measured import Measured, reference_of
+from evaluation.measured import Measured, comparable, reference_of
 from evaluation.metrics.distance import KERNELS, Guard, guard, mmd
 
 
 @dataclass(frozen=True)
 class Guarded:
-    """One distance of both sides, and whether the challenger's is surely the larger one."""
+    """One distance of both sides, and whether the challenger's is surely the larger one.
+
+    Raises:
+        BackdropError: the two were not made alike.
+    """
 
     champion: Measured
     challenger: Measured
     guard: Guard
+
+    def __post_init__(self) -> None:
+        comparable(self.champion, self.challenger)
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""

@@ -52,12 +52,6 @@ def comparable(a: Measured, b: Measured) -> None:
         )
 
 
-def difference(a: Measured, b: Measured) -> float:
-    """`a` less `b`. Raises BackdropError where the two are not comparable."""
-    comparable(a, b)
-    return a.value - b.value
-
-
 def reference_of(identities: Iterable[str]) -> str:
     """SHA-256 of a set of pictures, by their ids; their order does not matter."""
     return sha256("\n".join(sorted(identities)).encode()).hexdigest()

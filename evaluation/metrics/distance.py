@@ -15,7 +15,7 @@ Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Features (N, D) and (M, D) → similarities (N, M)."""
 
 SURE = 0.025
-"""Probability under the null below which a challenger is surely worse (or better)."""
+"""Probability under the null below which a challenger is surely worse."""
 
 ROUNDS = 1000
 _CMMD_SIGMA, _CMMD_SCALE = 10.0, 1000.0
@@ -48,16 +48,6 @@ def mmd(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> float:
     return _within(kernel(x, x)) + _within(kernel(y, y)) - 2 * float(kernel(x, y).mean())
 
 
-def kid(x: np.ndarray, y: np.ndarray) -> float:
-    """Kernel Inception Distance over all pictures at once; see `mmd`."""
-    return mmd(x, y, polynomial)
-
-
-def cmmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased CMMD, in the paper's units; see `mmd`."""
-    return mmd(x, y, gaussian)
-
-
 @dataclass(frozen=True)
 class Guard:
     """Two models' distances to the same reference.
@@ -70,17 +60,11 @@ class Guard:
     challenger: float
     spread: float
     p: float
-    pictures: int
 
     @property
     def worse(self) -> bool:
         """The challenger is surely farther from the reference."""
         return self.p < SURE
-
-    @property
-    def better(self) -> bool:
-        """It is surely nearer."""
-        return self.p > 1 - SURE
 
 
 def guard(
@@ -128,7 +112,6 @@ def guard(
         challenger=mmd(challenger, reference, kernel),
         spread=float(gaps[1:].std()),
         p=(farther + 0.5) / rounds,
-        pictures=count,
     )
 
 

@@ -110,6 +110,8 @@ class Report:
     photographs_note: str = ""
     expansion: Rows = ()
     expansion_note: str = ""
+    features: Rows = ()
+    features_note: str = ""
     latency: Rows = ()
     parity: Rows = ()
     engine_notes: Sequence[tuple[str, str]] = ()

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from deploy import contest, contest_page
-from deploy.against import against_champion, gate_check
+from deploy.against import fallen_back, gate_check
 from deploy.compare import Way, generate
 from deploy.samples import Sample, to_sample
 from evaluation.features import open_extractor
+from evaluation.gate import LATENCY
+from evaluation.measure import HIGHER_IS_BETTER
 from evaluation.photographs import requests_for
 from evaluation.report.contest import intervals, render
+from infra.errors import BackdropError
 from tests.deploy.conftest import SIZE, row
 from training.editing import to_float
 from training.presets.sections import GateSection
@@ -54,11 +60,13 @@ def samples() -> list[Sample]:
     return [to_sample(row(k, catalogue=True, holdout=True), SIZE) for k in range(12)]
 
 
-def held(samples: list[Sample], champion: float, challenger: float) -> tuple[contest.Tuples, contest.Outcome]:
+def held(
+    samples: list[Sample], champion: float, challenger: float, untimed: str = ""
+) -> tuple[contest.Tuples, contest.Outcome]:
     tuples = contest.tuples_of(samples, [], seed=1)
     old, new = Painter(samples, champion), Painter(samples, challenger)
     made = generate(new, WAY, tuples.samples, tuples.captions, tuples.seeds, 5, lambda done: None)
-    return tuples, contest.hold(tuples, old, new, WAY, made, JUDGES, SECTION, 5, lambda done: None)
+    return tuples, contest.hold(tuples, old, new, WAY, made, JUDGES, SECTION, 5, lambda done: None, untimed)
 
 
 def test_the_one_that_does_as_captioned_wins_and_never_the_other_way_round(samples: list[Sample]) -> None:
@@ -68,6 +76,7 @@ def test_the_one_that_does_as_captioned_wins_and_never_the_other_way_round(sampl
     tuples, lost = held(samples, champion=0.0, challenger=0.9)
     assert not lost.decision.promote
     assert not lost.decision.refused
+    assert not lost.decision.left_out
     page, shown = contest_page.build(tuples, lost, [("Champion", "one")], 4)
     assert len(page.worst) == 4
     assert set(shown) <= {sample.id for sample in samples}
@@ -79,15 +88,42 @@ def test_the_one_that_does_as_captioned_wins_and_never_the_other_way_round(sampl
 
 
 def test_an_equal_challenger_stays_one_unless_the_champion_has_to_go(samples: list[Sample]) -> None:
-    _, same = held(samples, champion=0.0, challenger=0.0)
-    quiet = replace(same.decision, evidence=tuple(row for row in same.decision.evidence if row.metric != "latency"))
-    assert all(row.not_worse for row in quiet.evidence)
-    assert not replace(quiet, promote=False).promote
-    forced = contest.waived(replace(quiet, promote=False), "the champion is tainted")
+    _, same = held(samples, champion=0.0, challenger=0.0, untimed="nobody looked at the clock")
+    assert not same.decision.promote
+    assert same.decision.reason == "adherence is not surely better; the champion stays"
+    assert all(row.not_worse and not row.better for row in same.decision.evidence)
+    forced = contest.waived(same.decision, "the champion is tainted")
     assert forced.promote
     assert "tainted" in forced.reason
-    refused = replace(quiet, promote=False, refused=True)
+    refused = replace(same.decision, refused=True)
     assert contest.waived(refused, "the champion is tainted") is refused
+
+
+def test_times_of_an_engine_that_fell_back_are_not_compared(samples: list[Sample]) -> None:
+    def engine(fallback: str | None) -> Any:
+        return SimpleNamespace(backend="onnxruntime", fallback=fallback)
+
+    assert fallen_back(engine(None), engine(None)) == ""
+    untimed = fallen_back(engine("the plan is for another GPU"), engine(None))
+    assert untimed == "the champion fell back to onnxruntime (the plan is for another GPU)"
+    assert "the challenger fell back" in fallen_back(engine(None), engine("no plan"))
+    tuples, outcome = held(samples, champion=0.9, challenger=0.0, untimed=untimed)
+    assert outcome.decision.promote
+    assert LATENCY not in {row.metric for row in outcome.decision.evidence}
+    assert outcome.decision.as_dict()["left_out"] == f"latency was not compared: {untimed}"
+    page, _ = contest_page.build(tuples, outcome, [], 0)
+    assert "latency was not compared: the champion fell back" in render(page)
+    assert contest.waived(replace(outcome.decision, promote=False), "tainted").left_out
+    assert LATENCY in {row.metric for row in held(samples, 0.9, 0.0)[1].decision.evidence}
+
+
+def test_a_margin_of_no_metric_is_refused_and_one_of_a_metric_that_was_not_measured_waits() -> None:
+    section = GateSection(margins={"seam": 0.5, "expansion": 0.1})
+    assert dict(contest.policy_of(section, {"adherence", "seam"}).margins) == {"seam": 0.5}
+    with pytest.raises(BackdropError, match=r"'expansoin' .* Did you mean 'expansion'"):
+        contest.policy_of(GateSection(margins={"expansoin": 0.1}), HIGHER_IS_BETTER)
+    with pytest.raises(ValidationError, match="greater than 0"):
+        GateSection(margins={"seam": -0.1})
 
 
 def test_photographs_are_asked_for_colours_and_change_the_set(samples: list[Sample]) -> None:
@@ -112,4 +148,3 @@ def test_too_few_answers_decide_nothing(samples: list[Sample]) -> None:
     assert not gate_check(outcome.decision).passed
     assert gate_check(None).passed
     assert intervals(outcome.decision.evidence) == ""
-    assert callable(against_champion)

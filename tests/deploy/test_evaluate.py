@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from deploy import compare
+from deploy import against, compare
 from deploy.engines.open import open_engine
 from deploy.evaluate import run, shift_of
 from deploy.history import notes_of, series_of, truth_table
 from deploy.model_card import FAILURES
 from deploy.samples import Pictures, is_catalogue
 from deploy.specs import CHECKS, EvaluateSpec
+from evaluation.measured import reference_of
 from evaluation.reward import load_reward
 from infra.errors import BackdropError
 from infra.jobs.spec import JobResult
@@ -86,7 +88,7 @@ def test_every_check_is_reported_and_the_product_survives(evaluated: JobResult) 
     assert evaluated.data["passed"]
 
 
-def test_against_a_champion(world: World) -> None:
+def test_against_a_champion(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = GateSection(least=4, rounds=10, latency_gain=0.9, latency_margin=50.0)
     spec = EvaluateSpec(
         store=world.store.uri,
@@ -109,13 +111,30 @@ def test_against_a_champion(world: World) -> None:
             gate=gate,
         ),
     )
+    monkeypatch.setattr(against, "LEAST_GUARDED", 2)
     result = JobResult.model_validate_json(run(spec, world.job(spec)).model_dump_json())
     assert "neither adherence nor latency is surely better" in result.data["decision"]["reason"]
     assert not result.data["decision"]["promote"]
     assert not next(check for check in result.checks if check.name == "gate").passed
     assert result.data["passed"]
     assert result.data["metrics"]["judged"]["adherence"]["n"] == 4 + 3
-    assert "The champion stays" in world.store.get(result.files["gate"]).decode()
+    page = world.store.get(result.files["gate"]).decode()
+    assert "The champion stays" in page
+    # KID and CMMD of both sides with their keys: what was measured, by what, and against which pictures.
+    metrics = json.loads(world.store.get(result.files["metrics"]))
+    kid = metrics["guards"]["kid"]
+    assert kid["champion"] == kid["challenger"] == metrics["distances"]["kid"]
+    assert kid["challenger"].keys() >= {"value", "extractor", "weights", "preprocessing", "n", "reference"}
+    assert kid["challenger"]["weights"] == world.autoencoder
+    assert kid["challenger"]["n"] == 4
+    assert kid["p"] == pytest.approx(0.5, abs=0.01)  # one engine on both sides
+    reference = reference_of(f"{k:064x}" for k in range(10, 14))
+    assert kid["challenger"]["reference"] == metrics["judged"]["feature_distance"]["reference"] == reference
+    for shown in ("vae-latent", world.autoencoder[:16], reference[:16], "KID"):
+        assert shown in page
+    typo = spec.config.model_copy(update={"gate": GateSection(margins={"seams": 0.1})})
+    with pytest.raises(BackdropError, match="Did you mean 'seam'"):
+        run(spec.model_copy(update={"config": typo}), world.job(spec))
     # What cannot be opened now may be put right: it must not be kept as a decision.
     gone = spec.model_copy(update={"champion": "0" * 64})
     with pytest.raises((BackdropError, ObjectMissing)):
@@ -139,6 +158,21 @@ def test_a_reward_is_learned_kept_and_watched(world: World, evaluated: JobResult
     assert found["picking"]["reward@2"] >= found["picking"]["reward@1"]
     assert {"independent@1", "independent@2", "over_optimised"} <= found["picking"].keys()
     assert "reward" in evaluated.data["metrics"]["judged"]
+
+
+def test_features_and_energy_say_what_they_were_measured_by(world: World, evaluated: JobResult) -> None:
+    metrics = evaluated.data["metrics"]
+    distance = metrics["judged"]["feature_distance"]
+    assert (distance["extractor"], distance["weights"]) == ("vae-latent", world.autoencoder)
+    assert distance["preprocessing"].startswith(f"{SIZE} × {SIZE}")
+    assert metrics["reward"]["picking"]["weights"] == world.autoencoder
+    assert "extractor" not in metrics["judged"]["adherence"]
+    assert metrics["distances"] == {}, "four pictures are too few"
+    energy = metrics["energy"]
+    assert (energy["joules"] is None) == energy["source"].startswith("not measured: ")
+    page = world.store.get(evaluated.files["report"]).decode()
+    for shown in (energy["source"], distance["preprocessing"], distance["reference"][:12]):
+        assert shown in page
 
 
 def test_numbers_of_every_column(evaluated: JobResult) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deploy.failures import worst_answers
-from deploy.model_card import FAILURES, Card, gather, markdown, page
+from deploy.model_card import FAILURES, Card, gather, markdown, metric_rows, page
 from deploy.registry import TAINT_TAG, ModelVersion
 from deploy.samples import Sample
 from infra.bundles import write_bundle
@@ -21,6 +21,7 @@ from infra.object_store import open_store
 from tests.assets.workshop import DELIVERY, Workshop, image_id
 
 SIDE = 16
+KEY = {"extractor": "dinov2", "weights": "ab" * 32, "preprocessing": "224 × 224", "reference": "cd" * 32}
 
 
 def samples(count: int) -> list[Sample]:
@@ -62,7 +63,15 @@ def shop(tmp_path: Path, catalog_url: str) -> Iterator[Workshop]:
 def evaluation(store_key: str) -> JobResult:
     return JobResult(
         data={
-            "metrics": {"judged": {"adherence": {"mean": 0.91, "low": 0.88, "high": 0.94, "n": 256}}},
+            "metrics": {
+                "judged": {
+                    "adherence": {"mean": 0.91, "low": 0.88, "high": 0.94, "n": 256},
+                    "feature_distance": {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 200, **KEY},
+                },
+                "distances": {name: {"value": 0.25, "metric": name, "n": 200, **KEY} for name in ("kid", "cmmd")},
+                "guards": {"kid": {"champion": {"value": 0.125}, "p": 0.04}},
+                "energy": {"joules": 1.5, "watts": 30.0, "source": "RAPL, 1 package(s)"},
+            },
             "failures": [{"caption": "a red wall <b>", "adherence": 0.25}],
         },
         checks=[Check(name="photographs", passed=False, metadata={"bar": 0.6}), Check(name="gate", passed=True)],
@@ -106,7 +115,12 @@ def test_a_card_tells_data_recipe_cost_and_failures(card: Card) -> None:
     assert made_of == [("tensorrt_engine", ""), ("pretrained_dit", "run-of-teach")]
     assert "steps 1300" in card.recipe[2][3]
     assert "99" not in text, "a stage's numbers are those of this lineage's bundle"
-    assert "| adherence | 0.91 | 0.88 to 0.94 | 256 |" in text
+    assert "| adherence | 0.91 | 0.88 to 0.94 | 256 | – |" in text
+    made_by = "dinov2, weights abababababab, 224 × 224; reference cdcdcdcdcdcd"
+    assert f"| feature_distance | 0.5 | 0.4 to 0.6 | 200 | {made_by} |" in text
+    assert f"| KID | 0.25 | champion's 0.125, p 0.04 | 200 | {made_by} |" in text
+    assert f"| CMMD | 0.25 | – | 200 | {made_by} |" in text
+    assert "| energy per picture | 1.5 J at 30 W (RAPL, 1 package(s)) |" in text
     assert "| photographs | bar 0.6 |" in text
     assert "red wall" not in text, "captions stay where they can be forgotten"
     html = page(card)
@@ -114,6 +128,13 @@ def test_a_card_tells_data_recipe_cost_and_failures(card: Card) -> None:
     assert html.count("data:image/png;base64,") == 1
     assert "<script" not in html
     assert "http" not in html
+
+
+def test_energy_that_nobody_could_measure_is_said_to_be_so() -> None:
+    why = "not measured: no processor energy counter"
+    rows = metric_rows({"energy": {"joules": None, "watts": None, "source": why}})
+    assert rows[1][:2] == ("energy per picture", why)
+    assert len(metric_rows({})) == 1
 
 
 @pytest.mark.integration

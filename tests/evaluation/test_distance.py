@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,14 +12,17 @@ from torchmetrics.image.kid import poly_mmd
 
 from evaluation.features import open_extractor
 from evaluation.guards import distances, guards
-from evaluation.measured import difference
-from evaluation.metrics.distance import KERNELS, cmmd, gaussian, guard, kid, polynomial
+from evaluation.measured import comparable
+from evaluation.metrics.distance import KERNELS, SURE, gaussian, guard, mmd, polynomial
 from evaluation.metrics.text import clip_score
 from infra.errors import BackdropError
 
 
 def drawn(count: int, shift: float = 0.0, seed: int | list[int] = 0, width: int = 16) -> np.ndarray:
     return np.random.default_rng(seed).normal(shift, 1, (count, width))
+
+
+kid, cmmd = partial(mmd, kernel=polynomial), partial(mmd, kernel=gaussian)
 
 
 def test_kid_is_torchmetrics_s_and_neither_distance_has_a_bias() -> None:
@@ -44,17 +50,15 @@ def test_the_null_cries_as_rarely_as_it_says() -> None:
     assert min(found.values()) >= 76
 
 
-def test_a_guard_says_better_and_worse_and_nothing_of_the_same() -> None:
+def test_a_guard_says_worse_of_what_is_farther_away_alone() -> None:
     reference, good = drawn(128), drawn(64, seed=1)
     worse = guard(good, good + 0.5, reference, gaussian)
     better = guard(good + 0.5, good, reference, gaussian)
     same = guard(good, good, reference, polynomial)
-    assert (worse.worse, worse.better) == (True, False)
-    assert (better.worse, better.better) == (False, True)
-    assert (same.worse, same.better) == (False, False)
+    assert (worse.worse, better.worse, same.worse) == (True, False, False)
+    assert better.p > 1 - SURE
     assert worse.challenger == pytest.approx(cmmd(good + 0.5, reference))
     assert worse.champion == pytest.approx(better.challenger)
-    assert worse.pictures == 64
 
 
 def test_numbers_of_the_report_carry_their_key_and_guard_the_challenger() -> None:
@@ -69,14 +73,16 @@ def test_numbers_of_the_report_carry_their_key_and_guard_the_challenger() -> Non
         assert both.guard.worse
         assert both.challenger == alone[name]
         assert both.champion.value < both.challenger.value
-        assert difference(both.champion, alone[name]) < 0
+        comparable(both.champion, alone[name])
         assert both.as_dict()["worse"] is True
     other = distances(open_extractor("randconv:1"), grey, reference, identities)
     fewer = distances(extractor, grey[:20], reference, identities)
     elsewhere = distances(extractor, grey, reference, identities[1:])
     for number in (other["kid"], fewer["kid"], elsewhere["kid"], alone["cmmd"]):
         with pytest.raises(BackdropError, match="cannot be compared"):
-            difference(number, alone["kid"])
+            comparable(number, alone["kid"])
+        with pytest.raises(BackdropError, match="cannot be compared"):
+            replace(found["kid"], champion=number)
 
 
 def test_distances_refuse_what_they_cannot_measure() -> None:
