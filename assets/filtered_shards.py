@@ -1,15 +1,25 @@
 """filtered_shards[delivery]: what passed the filters, packed as MDS shards; what did not, with its reason."""
 
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
 import dagster as dg
 
 from assets.curation import drift, suite
-from assets.deliveries import deliveries
+from assets.deliveries import ONE_BY_ONE, deliveries
 from assets.line import Line
 from assets.stage import Stage, materialize, upstream_of
+
+if TYPE_CHECKING:
+    from assets.curation.specs import CurationSection
+
+RECIPE = "assets.curation.filter"
 
 
 @dg.asset(
     partitions_def=deliveries,
+    backfill_policy=ONE_BY_ONE,
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=14), warn_window=timedelta(days=7)),
     deps=["raw_images"],
     group_name="data",
     kinds={"mosaicml"},
@@ -22,19 +32,12 @@ def filtered_shards(context: dg.AssetExecutionContext, line: dg.ResourceParam[Li
     Every picture gets a verdict and a reason in the catalog. The batch's metadata is held against a
     Great Expectations suite, whose results are the asset's checks.
     """
-    from assets.curation.specs import CurationSection, FilterSpec
+    from assets.curation.specs import FilterSpec
 
     name = context.partition_key
     raw = upstream_of(context, line, "raw_images", partition=name)
-    curation = CurationSection.model_validate(line.preset.curation)
-    stage = Stage(
-        asset="filtered_shards",
-        room="assets.curation",
-        verb="filter",
-        recipe="assets.curation.filter",
-        upstream={"raw_images": raw.data_version},
-        config={"delivery": name, "image_size": line.preset.image_size, **curation.model_dump(mode="json")},
-    )
+    stage = stage_of(line, name, raw.data_version)
+    curation = section_of(line)
     return materialize(
         context,
         line,
@@ -48,3 +51,28 @@ def filtered_shards(context: dg.AssetExecutionContext, line: dg.ResourceParam[Li
         ),
         shared={"scan": True, "decide": False, "pack": True},
     )
+
+
+def stage_of(line: Line, delivery: str, raw: str) -> Stage:
+    """The stage of a delivery whose `raw_images` have the data version `raw`."""
+    return Stage(
+        asset="filtered_shards",
+        room="assets.curation",
+        verb="filter",
+        recipe=RECIPE,
+        upstream={"raw_images": raw},
+        config=config_of(line, delivery),
+    )
+
+
+def config_of(line: Line, delivery: str) -> dict[str, Any]:
+    """What decides, beside the delivery's pictures and the sources, what passes."""
+    config = section_of(line).model_dump(mode="json")
+    return {"delivery": delivery, "image_size": line.preset.image_size, **config}
+
+
+def section_of(line: Line) -> "CurationSection":
+    """The preset's section `curation`, checked."""
+    from assets.curation.specs import CurationSection
+
+    return CurationSection.model_validate(line.preset.curation)

@@ -2,13 +2,19 @@
 
 import dagster as dg
 
-from assets.deliveries import deliveries
+from assets.deliveries import ONE_BY_ONE, deliveries
 from assets.line import Line
 from assets.stage import Stage, materialize
 from infra.errors import BackdropError
 
 
-@dg.asset(partitions_def=deliveries, group_name="data", kinds={"postgres"}, owners=["team:data"])
+@dg.asset(
+    partitions_def=deliveries,
+    backfill_policy=ONE_BY_ONE,
+    group_name="data",
+    kinds={"postgres"},
+    owners=["team:data"],
+)
 def raw_images(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """The delivery's pictures as catalog rows: SHA-256 id, source, licence, caption and size.
 

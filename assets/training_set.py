@@ -4,14 +4,26 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from assets.deliveries import sample_delivery
+from assets.deliveries import in_the_mix
 from assets.line import Line
 from assets.stage import commit_result
 from infra.errors import BackdropError
 from infra.jobs.spec import JobResult
+from infra.shards import Slice
 
 
-@dg.asset(deps=["filtered_shards"], group_name="data", kinds={"mosaicml"}, owners=["team:data"])
+@dg.asset(
+    deps=["filtered_shards"],
+    group_name="data",
+    kinds={"mosaicml"},
+    owners=["team:data"],
+    # Once what is being curated has come to rest. The sensor that acts on it is off until someone turns it on.
+    automation_condition=(
+        dg.AutomationCondition.any_deps_updated().since_last_handled()
+        & ~dg.AutomationCondition.any_deps_in_progress()
+        & ~dg.AutomationCondition.in_progress()
+    ),
+)
 def training_set(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """The dataset version: the content hash of the merged shard list.
 
@@ -19,13 +31,7 @@ def training_set(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
     """
     from infra.shards import make_version
 
-    sample, _ = sample_delivery(line.preset)
-    slices = [
-        piece
-        for delivery in line.catalog.list_deliveries()
-        for piece in line.catalog.slices(delivery=delivery.name)
-        if _in_the_mix(delivery.name, delivery.kind, piece.split, sample, line.settings.sample_catalogue)
-    ]
+    slices = slices_now(line)
     if not any(piece.split == "train" for piece in slices):
         raise BackdropError(
             "no picture of any delivery has passed the filters",
@@ -47,6 +53,19 @@ def training_set(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]
     return commit_result(context, line, "training_set", version.version, result)
 
 
+def slices_now(line: Line) -> list[Slice]:
+    """The slices that a dataset version made now would list: one query, however many deliveries there are.
+
+    Of the rendered delivery the held-out part is never left out: engines are judged by it.
+    """
+    return [
+        piece.slice
+        for piece in line.catalog.pieces()
+        if in_the_mix(piece.delivery, piece.kind, line.preset)
+        and (piece.kind != "sample" or line.settings.sample_catalogue or piece.slice.split == "holdout")
+    ]
+
+
 def _refuse_unclean(line: Line, slice_ids: Iterable[str]) -> None:
     """Raises BackdropError when a slice still holds an image that was taken down."""
     unclean = set(line.catalog.unclean_slices()).intersection(slice_ids)
@@ -59,10 +78,3 @@ def _refuse_unclean(line: Line, slice_ids: Iterable[str]) -> None:
             if orders
             else "materialise filtered_shards again: a delivery was packed while a takedown was carried out",
         )
-
-
-def _in_the_mix(name: str, kind: str, split: str, sample: str, keep_sample: bool) -> bool:
-    """Users' deliveries always; of the rendered ones only this preset's, whose held-out part is never left out."""
-    if kind != "sample":
-        return True
-    return name == sample and (keep_sample or split == "holdout")

@@ -16,9 +16,12 @@ from infra.sources import source_hash
 
 def data_version(recipe: str, *, upstream: Mapping[str, str], config: Mapping[str, Any]) -> str:
     """SHA-256 over the recipe's sources (module name `recipe`), its inputs' data versions and its configuration."""
-    return sha256_bytes(
-        canonical_json({"sources": source_hash(recipe), "upstream": dict(upstream), "config": dict(config)})
-    )
+    return version_from(source_hash(recipe), upstream, config)
+
+
+def version_from(sources: str, upstream: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    """The same from the hash of the sources: reading them takes a moment, and thousands of deliveries share them."""
+    return sha256_bytes(canonical_json({"sources": sources, "upstream": dict(upstream), "config": dict(config)}))
 
 
 def short(version: str) -> str:

@@ -19,7 +19,14 @@ from infra.shards.slices import (
     write_slice,
 )
 from infra.shards.takedown import delete_slice, rewrite_slice, withdraw_slice, withdraw_version
-from infra.shards.versions import DatasetVersion, load_version, make_version, merged_index_key, recorded_version
+from infra.shards.versions import (
+    DatasetVersion,
+    load_version,
+    make_version,
+    merged_index_key,
+    recorded_version,
+    version_of,
+)
 
 __all__ = [
     "COMMIT",
@@ -39,6 +46,7 @@ __all__ = [
     "recorded_version",
     "rewrite_slice",
     "shard_places",
+    "version_of",
     "withdraw_slice",
     "withdraw_version",
     "write_slice",

@@ -44,16 +44,29 @@ def make_version(store: ObjectStore, slices: Iterable[Slice]) -> DatasetVersion:
 
     Raises Withdrawn when one of them, or the version itself, was withdrawn.
     """
-    unique = {piece.id: piece for piece in slices}
-    ordered = tuple(sorted(unique.values(), key=lambda piece: (piece.split, piece.bucket, piece.id)))
+    ordered = _ordered(slices)
     listing = [asdict(piece) for piece in ordered]
-    version = sha256_bytes(canonical_json(listing))
+    version = _name(listing)
     key = version_key(version)
     if store.exists(key):
         return load_version(store, version)
     _write_indexes(store, version, ordered)
     store.put(key, canonical_json({"version": version, "slices": listing}))
     return DatasetVersion(version, ordered, sum(piece.samples for piece in ordered))
+
+
+def version_of(slices: Iterable[Slice]) -> str:
+    """The name that the dataset version of these slices would have; nothing is read or written."""
+    return _name([asdict(piece) for piece in _ordered(slices)])
+
+
+def _ordered(slices: Iterable[Slice]) -> tuple[Slice, ...]:
+    unique = {piece.id: piece for piece in slices}
+    return tuple(sorted(unique.values(), key=lambda piece: (piece.split, piece.bucket, piece.id)))
+
+
+def _name(listing: list[dict[str, Any]]) -> str:
+    return sha256_bytes(canonical_json(listing))
 
 
 def load_version(store: ObjectStore, version: str) -> DatasetVersion:
@@ -77,7 +90,7 @@ def recorded_version(store: ObjectStore, version: str) -> tuple[DatasetVersion, 
         raise BackdropError(
             f"the dataset version {version} is not in {store.uri}", "materialise training_set"
         ) from None
-    if sha256_bytes(canonical_json(record["slices"])) != version:
+    if _name(record["slices"]) != version:
         raise BackdropError(
             f"the list of the dataset version {version} does not match its hash", "materialise training_set again"
         )
