@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
-from deploy import against, compare
+from deploy import against, compare, latency
 from deploy.engines.open import open_engine
 from deploy.evaluate import run, shift_of
 from deploy.history import notes_of, series_of, truth_table
-from deploy.model_card import FAILURES
+from deploy.model_card import FAILURES, energy_words
 from deploy.samples import Pictures, is_catalogue
 from deploy.specs import CHECKS, EvaluateSpec
 from evaluation.measured import reference_of
+from evaluation.metrics.energy import Energy
 from evaluation.reward import load_reward
 from infra.errors import BackdropError
 from infra.jobs.spec import JobResult
@@ -173,6 +177,29 @@ def test_features_and_energy_say_what_they_were_measured_by(world: World, evalua
     page = world.store.get(evaluated.files["report"]).decode()
     for shown in (energy["source"], distance["preprocessing"], distance["reference"][:12]):
         assert shown in page
+
+
+def test_energy_is_of_pictures_that_were_made_for_as_long_as_a_counter_needs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def metered(run: Callable[[], int], device: torch.device) -> Energy:
+        began = time.monotonic()
+        made.append(run())
+        assert time.monotonic() - began >= 0.2
+        return Energy(1.5, 30.0, str(device))
+
+    monkeypatch.setattr(latency, "energy_per_picture", metered)
+    monkeypatch.setattr(latency, "ENERGY_SECONDS", 0.2)
+    engine = open_engine(world.store, world.engine, world.trust)
+    samples = Pictures(world.store, world.dataset, SIZE, world.folder / "cache").holdout(3)
+    images, products = (np.stack([getattr(sample, name) for sample in samples]) for name in ("image", "product"))
+    found = latency.energy(engine, images, products, [sample.caption for sample in samples], steps=1)
+    engine.close()
+    assert made[0] >= 3
+    assert made[0] % 3 == 0, "whole batches"
+    assert energy_words(found.as_dict()) == f"1.5 J at 30 W ({found.source})"
 
 
 def test_numbers_of_every_column(evaluated: JobResult) -> None:
