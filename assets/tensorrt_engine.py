@@ -5,7 +5,7 @@ import dagster as dg
 from assets.line import Line
 from assets.stage import StageConfig, upstream_of
 from assets.training_job import launch_recipe
-from assets.trust import seal
+from assets.trust import seal, trust_of
 from deploy.specs import EXPORT_CHECKS
 
 
@@ -37,8 +37,9 @@ def tensorrt_engine(
         register="engine",
         dataset_field="probe",
         extra={
+            "trust": trust_of(line),
             "masked_decoder": upstream_of(context, line, "autoencoder").result.data.get("masked_decoder"),
             "buckets": BUCKETS if line.preset.latents.aspect_ratios else (),
         },
-        seal=lambda result, dataset, delivered: seal(line, result, dataset, delivered),
+        seal=lambda result: seal(line, result),
     )

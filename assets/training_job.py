@@ -29,6 +29,7 @@ from assets.stage import (
     register_shown,
     upstream_of,
 )
+from assets.trust import record_plans
 from assets.versions import short
 from infra.errors import ServiceError
 from infra.jobs.events import Event, Metrics, Picture
@@ -63,14 +64,14 @@ def launch_recipe(
     dataset_of: str | None = None,
     register: str | None = "model",
     extra: Mapping[str, Any] | None = None,
-    seal: Callable[[JobResult, str, bool], None] | None = None,
+    seal: Callable[[JobResult], None] | None = None,
 ) -> dg.MaterializeResult:
     """Materialise `asset` by `python -m <room> <verb>`.
 
     `upstream` maps an input asset to (field of the spec, name in the input's result data). `register` names the
     bundle in the result that becomes a registered model version, `extra` adds fields to the spec. `dataset_of` names
     an input whose dataset version is this asset's too: one that reads no training set has seen none but that. `seal` is
-    called with a result, its dataset version and whether a job has just delivered it, once it is registered.
+    called with a result once it is registered, and at every materialisation after that.
     """
     claim(context)
     inputs = {name: upstream_of(context, line, name) for name in upstream}
@@ -95,9 +96,7 @@ def launch_recipe(
             verb=verb,
             recipe=recipe or f"{room}.recipes.{verb}",
             upstream={"training_set": dataset, "text_encoder": encoder, **_versions(inputs)},
-            config=without_operation(
-                spec(store="-", output="-", **fields).model_dump(mode="json", exclude=_NOT_VERSIONED)
-            ),
+            config=without_operation(versioned(spec, fields)),
             dataset_version=dataset,
         )
         return stage, fields
@@ -123,7 +122,7 @@ def launch_recipe(
         job = spec(store=line.settings.store_uri, output=output, **fields)
         result, record = _run_tracked(context, line, stage, version, job, result, register, outputs)
     if seal is not None:
-        seal(result, str(stage.dataset_version), not reused)
+        seal(result)
     links = {"MLflow run": f"{line.settings.mlflow_links}/#/experiments/{record['experiment']}/runs/{record['run']}"}
     said = {"recipe": recipe_mark(line, stage.recipe, chosen, spec)} | ({"why": adoption.why} if adoption else {})
     return present(
@@ -137,6 +136,13 @@ def launch_recipe(
         links=links,
         upstream=outputs,
     )
+
+
+def versioned(spec: type[JobSpec], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a spec's fields makes a data version. Of a taint only that there is one: a report from before it waived
+    nothing."""
+    kept = spec(store="-", output="-", **fields).model_dump(mode="json", exclude=_NOT_VERSIONED)
+    return kept | ({"champion_tainted": True} if fields.get("champion_tainted") else {})
 
 
 def chosen_section(preset: Preset, name: str, overrides: Mapping[str, Any]) -> Section:
@@ -240,6 +246,7 @@ def _register(
     from deploy.registry import REGISTERED_NAMES, Registry
 
     bundle = str(result.data[register])
+    record_plans(line, result, str(stage.dataset_version))
     line.catalog.record_model(
         id=bundle,
         asset=stage.asset,

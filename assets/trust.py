@@ -30,21 +30,36 @@ def trust_of(line: Line) -> Trust:
     return Trust(keys=trusted_keys(settings.trusted_keys, open_signer(settings.signing_key, settings.state)), rows=rows)
 
 
-def seal(line: Line, result: JobResult, dataset_version: str, delivered: bool = True) -> None:
-    """Sign the engine of a result, and record and sign its plans: bundle ids by cache key in `result.data`.
+def record_plans(line: Line, result: JobResult, dataset_version: str) -> None:
+    """Give the catalog a row for each plan of an engine's result, together with the engine's own.
+
+    With what comes later (an interrupted or refused signature) it would be too late: a result that only lies in the
+    store, where others may write, is believed no more.
+    """
+    from deploy.manifest import PLAN_ASSET
+
+    for key, plan in result.data.get("plans", {}).items():
+        line.catalog.record_model(id=plan, asset=PLAN_ASSET, data_version=key, dataset_version=dataset_version)
+
+
+def seal(line: Line, result: JobResult) -> None:
+    """Sign the engine of a result and its plans: bundle ids by cache key in `result.data`.
 
     What a trusted key has signed is left alone. Raises BackdropError for an engine that the catalog does not know: the
-    row is written when the job's own result arrives. `delivered`: this one has just arrived, and did not lie in the
-    store, where others may write; a plan from there that the catalog does not know is neither recorded nor signed.
+    row is written when the job's own result arrives. A plan without one is not signed, and the log says so.
     """
-    from deploy.manifest import ENGINE, PLAN, PLAN_ASSET, agree, open_verified, sign_bundle
+    from deploy.manifest import ENGINE, PLAN, agree, open_verified, sign_bundle
     from deploy.signing import open_signer
     from infra.bundles import open_bundle
 
     plans: Mapping[str, str] = result.data.get("plans", {})
     trust = trust_of(line)
-    if not delivered and (strangers := {*plans.values()} - {*trust.rows}):
-        log.error("plans that no job has delivered are refused: %s", ", ".join(sorted(strangers)))
+    if strangers := {*plans.values()} - {*trust.rows}:
+        log.error(
+            "plans that the catalog has no row of are refused: %s; to have them anew, delete the engine's result and "
+            "materialise tensorrt_engine",
+            ", ".join(sorted(strangers)),
+        )
         plans = {key: plan for key, plan in plans.items() if plan in trust.rows}
     engine = str(result.data["engine"])
     if engine not in trust.rows:
@@ -52,10 +67,6 @@ def seal(line: Line, result: JobResult, dataset_version: str, delivered: bool = 
             f"The catalog has no row of the engine {engine[:12]}…, whose result is in the store.",
             "Use the catalog that the store belongs to, or delete the result and materialise tensorrt_engine again.",
         )
-    for key, plan in plans.items():
-        if plan not in trust.rows:
-            line.catalog.record_model(plan, PLAN_ASSET, key, dataset_version)
-    trust = trust_of(line)
     signer = open_signer(line.settings.signing_key, line.settings.state)
     for identity, kind in [(engine, ENGINE), *((plan, PLAN) for plan in plans.values())]:
         try:
