@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from deploy.compare import BASELINES, ENGINE, TEACHER
 from deploy.expansion import STAGE1, Expansions
+from deploy.nodes import node_check
+from deploy.parity import ParityRow, parity_check
 from evaluation.expansion import LARGEST_SHARE
 from infra.jobs.spec import Check
 from training.presets.sections import EvaluateSection
@@ -31,7 +33,7 @@ def judge(
     means: Means,
     identity: float | None,
     photographs: Mapping[str, float],
-    parity: Mapping[str, float | str],
+    manifest: Mapping[str, Any],
     expansion: Expansions,
     section: EvaluateSection,
 ) -> list[Check]:
@@ -41,7 +43,7 @@ def judge(
         means: column → metric → mean over the held-out catalogue; empty when the data set has none.
         identity: share of pictures whose product survived compositing; None when nothing was generated.
         photographs: what `evaluation.photographs.summarise` says.
-        parity: {"worst_relative_l2", "tolerance", "worst"} from the engine's manifest.
+        manifest: the engine's, which says how its outputs ("parity") and nodes ("nodes") compare with PyTorch's.
         expansion: how far products grow.
     """
     quality: Literal["error", "warn"] = "error" if section.enforce else "warn"
@@ -53,9 +55,8 @@ def judge(
         else _skipped("product_identity", "nothing was generated")
     )
     checks.append(_on_photographs(photographs, section, quality))
-    worst, tolerance = float(parity["worst_relative_l2"]), float(parity["tolerance"])
-    checks.append(Check(name="engine_parity", passed=worst <= tolerance, metadata=dict(parity)))
-    return checks
+    exact = [parity_check([ParityRow(**row) for row in manifest["parity"]]), node_check(manifest["nodes"])]
+    return checks + [check.model_copy(update={"metadata": _plain(check.metadata)}) for check in exact]
 
 
 def _on_catalogue(means: Means, section: EvaluateSection, severity: Literal["error", "warn"]) -> list[Check]:
@@ -125,8 +126,11 @@ def _skipped(name: str, why: str) -> Check:
 
 def evidence(metadata: Mapping[str, Any]) -> str:
     """A check's numbers as one readable line; tables are left to the page that draws them."""
-    plain = {key: value for key, value in metadata.items() if not isinstance(value, (list, dict))}
-    return " · ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in plain.items())
+    return " · ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in _plain(metadata).items())
+
+
+def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metadata.items() if not isinstance(value, (list, dict))}
 
 
 def _short(value: Any) -> str:

@@ -16,6 +16,8 @@ from infra.files import sha256_bytes
 from infra.object_store import ObjectMissing, ObjectStore
 
 PURPOSE = "manifest"
+SCHEMA = 3
+"""The form of an engine's manifest and graphs: since 3 a negative text has a length of its own."""
 ENGINE, PLAN = "engine", "plan"
 """Kinds of bundles that are signed."""
 PLAN_ASSET = "tensorrt_plan"
@@ -78,6 +80,16 @@ def open_verified(store: ObjectStore, identity: str, kind: str, trust: Trust) ->
     verify(PURPOSE, manifest, signature, trust.keys, what)
     agree(bundle, trust.rows.get(identity), what)
     return bundle
+
+
+def check_schema(bundle: Bundle) -> None:
+    """Raises BackdropError for an engine that another release of this code made in another form."""
+    schema = bundle.meta.get("schema")
+    if schema != SCHEMA:
+        raise BackdropError(
+            f"The engine {bundle.id[:12]}… is of schema {schema}, this release opens schema {SCHEMA}.",
+            "Materialise tensorrt_engine again, which makes a new version of it, and `backdrop promote` that.",
+        )
 
 
 def agree(bundle: Bundle, row: CatalogRow | None, what: str) -> None:

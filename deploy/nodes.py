@@ -6,8 +6,10 @@ is compared with the float32 graph instead, whose named tensors are held against
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,9 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from torch import Tensor, fx
 
+from deploy.graphs import write_onnx
 from deploy.precision import emulated
+from infra.jobs.spec import Check
 
 CANCELLED = 1e-3
 """A node whose output is this much smaller than its inputs has cancelled them: relative to it any error is large."""
@@ -45,6 +49,11 @@ class NodeRow:
     @property
     def error(self) -> float:
         return self.absolute if self.cancelled else self.relative_l2
+
+    def judged(self, tolerance: float) -> dict[str, Any]:
+        """As JSON: with the error that counts, of which kind it is, and how large it may be."""
+        kind = "root mean square" if self.cancelled else "relative L2"
+        return {**asdict(self), "error": self.error, "kind": kind, "tolerance": tolerance}
 
 
 def compare_nodes(
@@ -83,7 +92,10 @@ def tensors_of(model: ModelProto, feeds: Feeds) -> dict[str, np.ndarray]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory(prefix="backdrop-nodes-") as folder:
+        path = Path(folder) / "nodes.onnx"
+        write_onnx(copy, path)  # from a file: a message ends at two gigabytes
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     given = {entry.name: feeds[entry.name] for entry in session.get_inputs()}
     names = [entry.name for entry in session.get_outputs()]
     return dict(zip(names, session.run(names, given), strict=True))
@@ -134,17 +146,38 @@ def _errors(got: np.ndarray, expected: np.ndarray) -> tuple[float, float, float]
     return (error / norm if norm else error), error / max(1, difference.size) ** 0.5, norm
 
 
-def summary(rows: Sequence[NodeRow], tolerance: float) -> dict[str, Any]:
-    """What a manifest keeps: the worst nodes, those judged absolutely, and how many were compared with what."""
-    worst = sorted(rows, key=lambda row: row.error, reverse=True)
+def summary(rows: Sequence[NodeRow], tolerances: Mapping[str, float]) -> dict[str, Any]:
+    """What a manifest keeps: the worst nodes, those judged absolutely, and how many were compared with what.
+
+    `tolerances`: graph → the largest error of a node in it. The worst is who comes nearest to it or exceeds it most.
+    """
+    worst = sorted(rows, key=lambda row: row.error / tolerances[row.graph], reverse=True)
+    told = [row.judged(tolerances[row.graph]) for row in worst]
     return {
-        "tolerance": tolerance,
-        "passed": bool(worst) and worst[0].error <= tolerance,
-        "worst": [asdict(row) for row in worst[:SHOWN]],
-        "judged_absolutely": [asdict(row) for row in worst if row.cancelled][:SHOWN],
+        "tolerances": dict(tolerances),
+        "passed": bool(rows) and all(row.error <= tolerances[row.graph] for row in rows),
+        "worst": told[:SHOWN],
+        "judged_absolutely": [row for row in told if row["cancelled"]][:SHOWN],
         "compared": {against: sum(row.against == against for row in rows) for against in ("pytorch", "float32")},
         "cancelled": len({(row.graph, row.node) for row in rows if row.cancelled}),
     }
+
+
+def node_check(nodes: Mapping[str, Any]) -> Check:
+    """Passed when no node of a `summary` is worse than its tolerance; names the worst."""
+    bad = nodes["worst"][0]
+    return Check(
+        name="node_parity",
+        passed=bool(nodes["passed"]),
+        metadata={
+            "worst": f"{bad['node']} ({bad['operator']}) of {bad['graph']} at {bad['shape']}",
+            "worst_error": bad["error"],
+            "kind": bad["kind"],
+            "tolerance": bad["tolerance"],
+            "table": nodes["worst"],
+            "judged_absolutely": nodes["judged_absolutely"],
+        },
+    )
 
 
 def merge(parts: Iterable[Sequence[NodeRow]]) -> list[NodeRow]:

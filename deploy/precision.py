@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from infra.errors import BackdropError
+from infra.errors import BackdropError, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Format = Literal["float32", "float16", "bfloat16"]
 TYPES: dict[str, int] = {
@@ -59,6 +63,17 @@ class Baked:
     lowered: int = 0
     casts: int = 0
     clamped: list[str] = field(default_factory=list)  # constants with values beyond the format's range
+
+
+def check_islands(islands: Collection[str], models: Iterable[nn.Module]) -> None:
+    """Raises BackdropError for an island that is no class of a module in `models`: it would be ignored."""
+    known = sorted({type(module).__name__ for model in models for module in model.modules()})
+    for name in islands:
+        if name not in known:
+            raise BackdropError(
+                f"export.islands names {name!r}, which no module of these models is.{nearest(name, known)}",
+                f"Classes of modules are: {', '.join(known)}.",
+            )
 
 
 def bake(model: ModelProto, recipe: Recipe) -> Baked:
@@ -224,7 +239,7 @@ def emulated(model: ModelProto) -> ModelProto:
     the pairs of casts away.
     """
     low = TensorProto.BFLOAT16
-    inferred = onnx.shape_inference.infer_shapes(model).graph
+    inferred = onnx.shape_inference.infer_shapes(_without_weights(model)).graph
     rounds = {entry.name for entry in inferred.value_info if entry.type.tensor_type.elem_type == low}
     copy = ModelProto()
     copy.CopyFrom(model)
@@ -247,6 +262,17 @@ def emulated(model: ModelProto) -> ModelProto:
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     return copy
+
+
+def _without_weights(model: ModelProto) -> ModelProto:
+    """A copy whose large constants have types and shapes alone: inference goes through a message of two gigabytes."""
+    light = ModelProto()
+    light.CopyFrom(model)
+    for tensor in light.graph.initializer:
+        if len(tensor.raw_data) > 1024:  # a shape is smaller
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+    return light
 
 
 def _widened(tensor: TensorProto) -> TensorProto:

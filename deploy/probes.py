@@ -15,8 +15,8 @@ from training.models.text_encoder import TextEncoder
 
 #: (batch, more rows, more columns of patches than the preset's own grid): none of them is the export's example.
 SHAPES = ((1, 0, 0), (3, 0, 0), (5, 1, -1), (2, -1, 2), (4, 2, 1), (6, -1, -1))
-NODES_AT = (1, 3)
-"""Indices of the shapes at which graphs are compared node by node."""
+#: The same where graphs are compared node by node: every tensor inside is kept, so the grid is at most this large.
+INSIDE, INSIDE_GRID = ((3, 0, 0), (2, -1, 2)), 8
 
 Arrays = dict[str, np.ndarray]
 
@@ -40,9 +40,23 @@ class Probes:
 
     def at(self, autoencoder: Autoencoder, text_encoder: TextEncoder, masked_decoder: bool) -> Iterator[Probe]:
         """One probe per entry of `SHAPES`, for the graphs "encoder", "decoder", "text" and "trunk"."""
+        yield from self._at(SHAPES, max(self.images.shape[2:]), autoencoder, text_encoder, masked_decoder)
+
+    def inside(self, autoencoder: Autoencoder, text_encoder: TextEncoder, masked_decoder: bool) -> Iterator[Probe]:
+        """The same per entry of `INSIDE`, on small pictures: a large model's tensors at its own size fill no memory."""
+        yield from self._at(INSIDE, INSIDE_GRID, autoencoder, text_encoder, masked_decoder)
+
+    def _at(
+        self,
+        shapes: Sequence[tuple[int, int, int]],
+        largest: int,
+        autoencoder: Autoencoder,
+        text_encoder: TextEncoder,
+        masked_decoder: bool,
+    ) -> Iterator[Probe]:
         unit = self.patch * autoencoder.config.factor
-        grid = [side // unit for side in self.images.shape[2:]]
-        for batch, *more in SHAPES:
+        grid = [min(largest, side // unit) for side in self.images.shape[2:]]
+        for batch, *more in shapes:
             height, width = (max(1, side + extra) * unit for side, extra in zip(grid, more, strict=True))
             yield self.one(autoencoder, text_encoder, masked_decoder, batch, height, width)
 

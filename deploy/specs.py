@@ -21,6 +21,7 @@ CHECKS = (
     "product_identity",
     "photographs",
     "engine_parity",
+    "node_parity",
     "gate",
 )
 
@@ -38,6 +39,7 @@ class ExportSpec(JobSpec):
     image_size: int
     config: ExportSection
     seed: int = 0
+    trust: Trust = Field(Trust(), description="whose plans may be refitted, and the catalog's rows")
     probe: str = Field(description="dataset version whose held-out pictures feed the parity check")
     buckets: tuple[str, ...] = Field((), description="aspect ratios that plans are built for; none: squares")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,15 +56,15 @@ class OrtGraph:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if model.folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.folder))
-        graph, providers = model.graph, list(providers or available())
+        chosen = list(providers or available())
+        # Without TF32, which leaves ten bits of float32's mantissa: what stays float32 stays so for a reason.
+        given: list[Any] = [(name, {"use_tf32": "0"}) if name == CUDA else name for name in chosen]
         try:
-            if providers[0] == CPU and model.precision == "bfloat16":
+            if chosen[0] == CPU and model.precision == "bfloat16":
                 log.warning("%s is bfloat16, which no CPU kernel computes: it is emulated, and slow", model.name)
-                graph = _emulated(graph)
-                options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-            self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
-                graph, options, providers=providers
-            )
+                self._session: onnxruntime.InferenceSession | None = _emulated(model, options)
+            else:
+                self._session = onnxruntime.InferenceSession(model.graph, options, providers=given)
         except Exception as error:  # the binding's exceptions have no common base below Exception
             raise BackdropError(
                 f"ONNX Runtime {version()} cannot load {model.name}: {(str(error).splitlines() or ['?'])[0]}",
@@ -81,9 +83,20 @@ class OrtGraph:
         self._session = None
 
 
-def _emulated(graph: bytes) -> bytes:
+def _emulated(model: OnnxModel, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     import onnx
+    import onnxruntime
+    from onnx.external_data_helper import load_external_data_for_model
 
+    from deploy.graphs import write_onnx
     from deploy.precision import emulated
 
-    return bytes(emulated(onnx.load_model_from_string(graph)).SerializeToString())
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    whole = onnx.load_model_from_string(model.graph)
+    if model.folder is not None:
+        load_external_data_for_model(whole, str(model.folder))
+    with tempfile.TemporaryDirectory(prefix="backdrop-emulated-") as folder:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        path = Path(folder) / model.name
+        write_onnx(emulated(whole), path)  # twice the size in float32: perhaps too large for one message
+        return onnxruntime.InferenceSession(str(path), options, providers=[CPU])

@@ -14,7 +14,7 @@ from deploy.engines import onnxruntime, tensorrt
 from deploy.engines.captions import GraphEmbedder, Remembering, TorchEmbedder
 from deploy.engines.model import OnnxModel
 from deploy.engines.protocol import GRAPHS, Embedder, Graph, GraphEngine
-from deploy.manifest import ENGINE, Trust, open_verified
+from deploy.manifest import ENGINE, Trust, check_schema, open_verified
 from infra.bundles import Bundle
 from infra.errors import BackdropError, nearest
 from infra.object_store import ObjectStore
@@ -37,14 +37,16 @@ def open_engine(
     """The engine in bundle `bundle_id`.
 
     `backend` "auto" takes TensorRT where it can run and ONNX Runtime otherwise; which of the two it became is logged
-    and stands in `.backend`. Plans that must not be loaded or cannot be built are refused: the engine then runs on ONNX
-    Runtime, the log says so as an error, `.fallback` why, and `fallbacks` (engine_fallback_total) counts it.
+    and stands in `.backend`. Plans that must not be loaded, cannot be built or do not start are refused: the engine
+    then runs on ONNX Runtime, the log says so as an error, `.fallback` why, and `fallbacks` (engine_fallback_total)
+    counts it.
     `text_encoder` embeds the captions of an engine without a text graph (a Hugging Face id or a path; None: embedded).
 
     Raises BackdropError: an unknown backend, a bundle that is no engine, not signed by a trusted key, unknown to the
-    catalog or changed, TensorRT by name where it is not installed.
+    catalog, changed or of another release's form, TensorRT by name where it is not installed.
     """
     bundle = open_verified(store, bundle_id, ENGINE, trust)
+    check_schema(bundle)
     chosen = choose_backend(backend)
     fallback = None
     with private_folder() as folder:
@@ -52,9 +54,10 @@ def open_engine(
         if chosen == tensorrt.BACKEND:
             try:
                 graphs = _on_tensorrt(store, models, bundle.meta, trust)
-            except BackdropError as error:
-                chosen, fallback = onnxruntime.BACKEND, error.what
-                log.error("engine %s falls back to ONNX Runtime: %s", bundle_id[:12], error)
+            except Exception as error:  # torch, CUDA and TensorRT each fail in their own way
+                chosen, fallback = onnxruntime.BACKEND, _why(error)
+                trace = None if isinstance(error, BackdropError) else error
+                log.error("engine %s falls back to ONNX Runtime: %s", bundle_id[:12], error, exc_info=trace)
                 if fallbacks is not None:
                     fallbacks["plan"] += 1
         if chosen == onnxruntime.BACKEND:
@@ -111,15 +114,36 @@ def on_onnxruntime(models: Mapping[str, OnnxModel], threads: int) -> dict[str, G
 def _on_tensorrt(
     store: ObjectStore, models: Mapping[str, OnnxModel], engine: Mapping[str, Any], trust: Trust
 ) -> dict[str, Graph]:
-    """Graph → its plan: from the cache, or built here and now. Raises BackdropError."""
+    """Graph → its plan: the line's, this machine's own, or built here and now, and kept."""
+    from deploy.engines.own import keep_own, read_own
     from deploy.engines.plans import build_plans, plan_inputs, read_plans
     from deploy.engines.tensorrt.runtime import TrtGraph
 
-    plans = read_plans(store, plan_inputs(engine, tensorrt.environment()), trust, sorted(models))
+    inputs, names = plan_inputs(engine, tensorrt.environment()), sorted(models)
+    plans = read_plans(store, inputs, trust, names)
+    if plans is None:
+        plans = read_own(inputs, names)
     if plans is None:
         log.warning("no plans for this GPU and this release of TensorRT are in the cache: they are built, for minutes")
-        plans = {name: built.plan for name, built in build_plans(store, models, engine)[0].items()}
-    return {name: TrtGraph(name, plan) for name, plan in plans.items()}
+        built = build_plans(store, models, engine)
+        keep_own(inputs, built)
+        plans = {name: one.plan for name, one in built.items()}
+    graphs: dict[str, Graph] = {}
+    try:
+        for name, plan in plans.items():
+            graphs[name] = TrtGraph(name, plan)
+    except BaseException:
+        for graph in graphs.values():  # what falls back needs the memory
+            graph.close()
+        raise
+    return graphs
+
+
+def _why(error: Exception) -> str:
+    """A failure in one line."""
+    if isinstance(error, BackdropError):
+        return error.what
+    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
 
 
 def _embedder(bundle: Bundle, graphs: Mapping[str, Graph], text_encoder: str | None) -> Embedder:

@@ -3,6 +3,7 @@
     plans/<key>.json              {"bundle": id}: which bundle holds the plans of this key
     manifests/<id>.json           their manifest, signed beside it, known to the catalog under the same key
     plans/timing/<sha256>.bin     what TensorRT measured while it built: to be pinned by that hash
+    plans/refit/<key>.json        {"bundle": id}: the newest refittable plans of this key, which leaves the weights out
 
 Losing all of it costs the minutes of a build; loading a wrong one would run somebody else's code.
 """
@@ -10,20 +11,28 @@ Losing all of it costs the minutes of a build; loading a wrong one would run som
 from __future__ import annotations
 
 import json
+import logging
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from deploy.engines.model import OnnxModel
+from deploy.engines.onnxruntime import CPU, OrtGraph
 from deploy.engines.tensorrt.build import BuildOptions, Built, build
+from deploy.engines.tensorrt.layers import LayerSummary
 from deploy.engines.tensorrt.profiles import Profile
 from deploy.manifest import PLAN, PLAN_ASSET, Trust, open_verified
-from infra.bundles import write_bundle
+from infra.bundles import Bundle, write_bundle
 from infra.errors import BackdropError
 from infra.files import canonical_json, sha256_bytes
 from infra.object_store import ObjectMissing, ObjectStore
 
-SCHEMA = 1
+log = logging.getLogger(__name__)
+
+SCHEMA = 2  # raised when a build changes: 2 is without TF32
 
 
 def plan_inputs(engine: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,14 +57,18 @@ def pointer_key(key: str) -> str:
     return f"plans/{key}.json"
 
 
+def refit_key(inputs: Mapping[str, Any]) -> str:
+    """Where the newest plans are named that differ from those of `inputs` in their weights at most."""
+    others = {name: value for name, value in inputs.items() if name != "onnx_sha256"}
+    return f"plans/refit/{plan_key(others)}.json"
+
+
 def timing_key(digest: str) -> str:
     return f"plans/timing/{digest}.bin"
 
 
-def build_plans(
-    store: ObjectStore, models: Mapping[str, OnnxModel], engine: Mapping[str, Any]
-) -> tuple[dict[str, Built], str]:
-    """Graph → plan for this machine's GPU, and the hash of the timing cache, which is kept in the store.
+def build_plans(store: ObjectStore, models: Mapping[str, OnnxModel], engine: Mapping[str, Any]) -> dict[str, Built]:
+    """Graph → plan for this machine's GPU. Nothing is written to the store.
 
     A graph begins with what the ones before it measured. Raises BackdropError (see `build`).
     """
@@ -72,9 +85,44 @@ def build_plans(
         profiles = [Profile(**profile) for profile in engine["profiles"][name]]
         built[name] = build(model, profiles, options, cache)
         cache = built[name].timing_cache
-    digest = sha256_bytes(cache)
-    store.put(timing_key(digest), cache)
-    return built, digest
+    return built
+
+
+def refit_plans(
+    store: ObjectStore,
+    models: Mapping[str, OnnxModel],
+    engine: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    trust: Trust,
+    golden: Mapping[str, Mapping[str, np.ndarray]],
+    tolerances: Mapping[str, float],
+) -> dict[str, Built] | None:
+    """Graph → plan, made from kept plans of another engine by giving them this one's weights; None: build.
+
+    `golden`: graph → inputs on which a refitted plan is held against ONNX Runtime (see `refit`). What cannot be
+    refitted, or must not be loaded, is said in the log.
+    """
+    inputs = plan_inputs(engine, environment)
+    try:
+        kept = _entry(store, refit_key(inputs), trust)
+        if kept is None or refit_key(kept.meta["inputs"]) != refit_key(inputs):
+            return None
+        return {name: _refitted(kept, name, model, golden[name], tolerances[name]) for name, model in models.items()}
+    except BackdropError as error:
+        log.warning("plans are built and not refitted: %s", error)
+        return None
+
+
+def _refitted(kept: Bundle, name: str, model: OnnxModel, golden: Mapping[str, np.ndarray], tolerance: float) -> Built:
+    from deploy.engines.tensorrt.refit import refit
+
+    started = time.monotonic()
+    reference = OrtGraph(model, providers=[CPU])
+    expected = reference(golden)
+    reference.close()
+    plan = refit(name, kept.read(f"{name}.plan"), model, golden, expected, tolerance)
+    facts = kept.meta["graphs"][name]
+    return Built(plan, b"", LayerSummary(**facts["layers"]), facts["device_bytes"], time.monotonic() - started)
 
 
 def write_plans(
@@ -84,7 +132,10 @@ def write_plans(
     facts: Mapping[str, Any],
     dataset_version: str,
 ) -> tuple[str, str]:
-    """(cache key, bundle id) of plans that are now in the store. They load once they are signed and in the catalog."""
+    """(cache key, bundle id) of plans that are now in the store, with what was measured while they were built.
+
+    They load once they are signed and in the catalog.
+    """
     key = plan_key(inputs)
     meta = {
         "schema": SCHEMA,
@@ -105,9 +156,12 @@ def write_plans(
         },
         **facts,
     }
+    if timing := [one.timing_cache for one in built.values() if one.timing_cache][-1:]:  # the last has them all
+        store.put(timing_key(sha256_bytes(timing[0])), timing[0])
     files = {f"{name}.plan": one.plan for name, one in built.items()}
     bundle = write_bundle(store, f"plans/{key}", PLAN, files, meta)
-    store.put(pointer_key(key), canonical_json({"bundle": bundle}))
+    for pointer in (pointer_key(key), *([refit_key(inputs)] if inputs["options"].get("refittable") else [])):
+        store.put(pointer, canonical_json({"bundle": bundle}))
     return key, bundle
 
 
@@ -120,33 +174,36 @@ def read_plans(
     anything else than `inputs` (another GPU, another release, other profiles, another graph).
     """
     key = plan_key(inputs)
-    try:
-        pointer = store.get(pointer_key(key))
-    except ObjectMissing:
+    bundle = _entry(store, pointer_key(key), trust)
+    if bundle is None:
         return None
-    try:
-        identity = str(json.loads(pointer)["bundle"])
-    except (ValueError, KeyError, TypeError):
-        raise BackdropError(
-            f"The entry {pointer_key(key)} is damaged.", "Delete it: the plans are built again."
-        ) from None
-    try:
-        bundle = open_verified(store, identity, PLAN, trust)
-    except ObjectMissing:
-        raise BackdropError(
-            f"The plans {identity[:12]}… are not in the store.", "Delete their entry: they are built again."
-        ) from None
     theirs = bundle.meta.get("inputs", {})
     if bundle.meta.get("key") != key or plan_key(theirs) != key:
         differ = "; ".join(differences(inputs, theirs)) or "their key"
         raise BackdropError(
-            f"The plans {identity[:12]}… were made for something else: {differ}.",
+            f"The plans {bundle.id[:12]}… were made for something else: {differ}.",
             "Delete their entry: they are built again on this machine.",
         )
     missing = sorted(name for name in graphs if f"{name}.plan" not in bundle.files)
     if missing:
-        raise BackdropError(f"The plans {identity[:12]}… lack {', '.join(missing)}.", "Delete their entry.")
+        raise BackdropError(f"The plans {bundle.id[:12]}… lack {', '.join(missing)}.", "Delete their entry.")
     return {name: bundle.read(f"{name}.plan") for name in graphs}
+
+
+def _entry(store: ObjectStore, pointer: str, trust: Trust) -> Bundle | None:
+    """The verified plans that the entry `pointer` names; None where there is none. Raises BackdropError."""
+    try:
+        identity = str(json.loads(store.get(pointer))["bundle"])
+    except ObjectMissing:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise BackdropError(f"The entry {pointer} is damaged.", "Delete it: the plans are built again.") from None
+    try:
+        return open_verified(store, identity, PLAN, trust)
+    except ObjectMissing:
+        raise BackdropError(
+            f"The plans {identity[:12]}… are not in the store.", "Delete their entry: they are built again."
+        ) from None
 
 
 def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from deploy.checks import evidence, judge
 from deploy.evaluate import passed
 from deploy.expansion import Expansions
+from deploy.nodes import NodeRow, summary
 from deploy.specs import CHECKS
 from evaluation.bootstrap import Interval
 from evaluation.expansion import Comparison
@@ -19,7 +22,9 @@ MEANS = {
     "Telea": GOOD | {"masked_l1": 0.3},
 }
 PHOTOGRAPHS = {"photographs": 40.0, "answers": 160.0, "border_colour": 0.8, "different": 1.0, "identical": 1.0}
-PARITY: dict[str, float | str] = {"worst_relative_l2": 1e-6, "tolerance": 1e-4, "worst": "trunk at 1 × 64 × 64"}
+OUTPUT = {"graph": "trunk", "shape": "1 × 64 × 64", "relative_l2": 1e-6, "tolerance": 1e-4}
+NODE = NodeRow("trunk", "linear_1", "Gemm", "1 × 64 × 64", 1e-6, 1e-6, False, "pytorch")
+MANIFEST = {"parity": [OUTPUT], "nodes": summary([NODE], {"trunk": 1e-4})}
 HALVED = Expansions(
     iou=0.96,
     means={"stage 1": 0.2, "teacher": 0.08},
@@ -27,8 +32,10 @@ HALVED = Expansions(
 )
 
 
-def failed(means=MEANS, identity=1.0, photographs=PHOTOGRAPHS, parity=PARITY, expansion=HALVED, **section) -> set[str]:  # type: ignore[no-untyped-def]
-    checks = judge(means, identity, photographs, parity, expansion, EvaluateSection(**section))
+def failed(
+    means=MEANS, identity=1.0, photographs=PHOTOGRAPHS, manifest=MANIFEST, expansion=HALVED, **section
+) -> set[str]:  # type: ignore[no-untyped-def]
+    checks = judge(means, identity, photographs, manifest, expansion, EvaluateSection(**section))
     assert (*(check.name for check in checks), "gate") == CHECKS
     return {check.name for check in checks if not check.passed}
 
@@ -55,13 +62,13 @@ def test_every_baseline_must_be_beaten() -> None:
 
 
 def test_one_changed_product_pixel_fails_whatever_the_preset() -> None:
-    checks = judge(MEANS, 255 / 256, PHOTOGRAPHS, PARITY, HALVED, EvaluateSection(enforce=False))
+    checks = judge(MEANS, 255 / 256, PHOTOGRAPHS, MANIFEST, HALVED, EvaluateSection(enforce=False))
     assert not passed(checks)
 
 
 def test_a_preset_that_does_not_enforce_only_warns() -> None:
     bad = {column: dict.fromkeys(values, 0.0) for column, values in MEANS.items()}
-    checks = judge(bad, 1.0, PHOTOGRAPHS, PARITY, HALVED, EvaluateSection(enforce=False))
+    checks = judge(bad, 1.0, PHOTOGRAPHS, MANIFEST, HALVED, EvaluateSection(enforce=False))
     assert passed(checks)
     assert not all(check.passed for check in checks)
 
@@ -77,15 +84,25 @@ def test_expansion_warns_of_a_second_stage_that_did_not_halve_it_and_keeps_no_en
     unsure = Expansions(0.96, HALVED.means, Comparison(0.2, 0.08, Interval(-0.12, -0.3, 0.01), 256))
     for expansion in (more, unsure, Expansions(iou=0.8, why="the segmenter's held-out IoU is 0.800, below 0.95")):
         assert failed(expansion=expansion) == {"object_expansion"}
-        assert passed(judge(MEANS, 1.0, PHOTOGRAPHS, PARITY, expansion, EvaluateSection()))
+        assert passed(judge(MEANS, 1.0, PHOTOGRAPHS, MANIFEST, expansion, EvaluateSection()))
 
 
 def test_an_inexact_engine_fails() -> None:
-    assert failed(parity=PARITY | {"worst_relative_l2": 2e-4}) == {"engine_parity"}
+    assert failed(manifest=MANIFEST | {"parity": [OUTPUT, OUTPUT | {"relative_l2": 2e-4}]}) == {"engine_parity"}
+
+
+def test_an_engine_with_a_bad_node_inside_is_not_promoted_whatever_the_preset() -> None:
+    """Its outputs agree on the probes; a node of it does not, and other inputs may show it."""
+    bad = MANIFEST | {"nodes": summary([NODE, replace(NODE, node="sin", relative_l2=0.02)], {"trunk": 1e-4})}
+    assert failed(manifest=bad) == {"node_parity"}
+    checks = judge(MEANS, 1.0, PHOTOGRAPHS, bad, HALVED, EvaluateSection(enforce=False))
+    assert not passed(checks)
+    (check,) = [one for one in checks if one.name == "node_parity"]
+    assert evidence(check.metadata).startswith("worst sin (Gemm) of trunk")
 
 
 def test_nothing_measured_proves_nothing_and_blocks_nothing() -> None:
-    checks = judge({}, None, {"photographs": 0.0}, PARITY, Expansions(why="no pictures"), EvaluateSection())
+    checks = judge({}, None, {"photographs": 0.0}, MANIFEST, Expansions(why="no pictures"), EvaluateSection())
     assert passed(checks)
     assert sum(not check.passed for check in checks) == 8
 

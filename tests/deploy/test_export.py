@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,19 @@ import pytest
 import torch
 from torch import nn
 
+from deploy.building import Beside, building_beside, largest_errors
 from deploy.engines.model import OnnxModel
 from deploy.engines.onnxruntime import OrtGraph
-from deploy.export import check_models, node_check, parity_check
+from deploy.export import check_models
 from deploy.graphs import Export, to_onnx, write_onnx
 from deploy.operators import ALLOWED, check_operators
-from deploy.parity import ParityRow, relative_l2
-from deploy.probes import SHAPES
+from deploy.parity import ParityRow, check_parity, parity_check, relative_l2
+from deploy.precision import TOLERANCE
+from deploy.probes import INSIDE_GRID, SHAPES, Probe, Probes
 from infra.bundles import open_bundle
 from infra.errors import BackdropError
 from tests.deploy.conftest import World
+from training.presets.sections import ExportSection
 
 GRAPHS = {"encoder", "trunk", "decoder", "text"}
 
@@ -121,14 +125,70 @@ def test_an_operator_that_not_every_engine_has_is_refused() -> None:
 
 
 def test_a_bad_row_fails_the_check_and_is_named() -> None:
-    rows = [ParityRow("encoder", "1 × 32 × 32", 1e-7), ParityRow("trunk", "3 × 32 × 32", 2e-3)]
-    check = parity_check(rows, 1e-4)
+    rows = [ParityRow("encoder", "1 × 32 × 32", 1e-7, 1e-4), ParityRow("trunk", "3 × 32 × 32", 2e-3, 1e-4)]
+    check = parity_check(rows)
     assert not check.passed
     assert check.metadata["worst"] == "trunk at 3 × 32 × 32"
-    bad = {"node": "linear_1", "operator": "Gemm", "graph": "trunk", "shape": "1", "relative_l2": 0.02}
-    nodes = node_check({"passed": False, "tolerance": 2e-3, "worst": [bad], "judged_absolutely": []})
-    assert not nodes.passed
-    assert nodes.metadata["worst"] == "linear_1 (Gemm) of trunk at 1"
+
+
+class Same(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class Off:
+    """A graph that is off by what half precision explains."""
+
+    def __call__(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+        return feeds["x"] * np.float32(1 + 5e-4)
+
+    def close(self) -> None:
+        pass
+
+
+def test_each_graph_is_judged_by_its_own_format() -> None:
+    """What half precision explains in the trunk is a fault in the text graph, which stays float32."""
+    section = ExportSection(precision="float16")
+    allowed = largest_errors(section, ("trunk", "text"), section.tolerance, TOLERANCE)
+    assert allowed == {"trunk": 2e-3, "text": 1e-5}
+    feeds = {name: {"x": np.ones((1, 4), np.float32)} for name in allowed}
+    rows = check_parity(dict.fromkeys(allowed, Off()), dict.fromkeys(allowed, Same()), [Probe("1", feeds)], allowed)
+    check = parity_check(rows)
+    assert not check.passed
+    assert (check.metadata["worst"], check.metadata["tolerance"]) == ("text at 1", 1e-5)
+    assert parity_check(rows[:1]).passed
+    assert set(largest_errors(section, ("trunk", "text"), 0.1, TOLERANCE).values()) == {0.1}
+
+
+def test_nodes_are_compared_on_small_pictures(world: World) -> None:
+    from training.models.io import load_model
+    from training.models.text_encoder import TextEncoder
+
+    autoencoder = load_model(world.store, world.autoencoder)
+    maker = Probes(np.zeros((1, 3, 1024, 512), np.float32), ("a mug",), seed=0, patch=2)
+    sizes = [probe.feeds["trunk"]["z"].shape for probe in maker.inside(autoencoder, TextEncoder(None), False)]
+    assert sizes == [(3, 8, 2 * INSIDE_GRID, 2 * INSIDE_GRID), (2, 8, 2 * (INSIDE_GRID - 1), 2 * (INSIDE_GRID + 2))]
+
+
+def test_what_the_second_process_refuses_is_said_by_the_first(world: World, tmp_path: Path) -> None:
+    images = np.zeros((1, 3, 32, 32), np.float32)
+    asked = Beside(
+        world.store.uri, world.autoencoder, None, str(tmp_path / "no-encoder"), ExportSection().model_dump_json(),
+        images, ("a mug",), 0, 2, tmp_path,
+    )  # fmt: skip
+    with building_beside(asked) as others, pytest.raises(BackdropError, match="no-encoder") as refused:
+        others()
+    assert refused.value.remedy
+
+
+def test_settings_that_no_engine_can_have_are_refused() -> None:
+    with pytest.raises(ValueError, match="batch_sizes has 8, more pictures than batch"):
+        ExportSection(batch_sizes=(1, 8))
+    assert ExportSection(batch_sizes=(8,), batch=8).batch == 8
+    for values, key in (({"batch_sizes": ()}, "batch_sizes"), ({"batch_sizes": (0,)}, "batch_sizes"),
+                        ({"text_length": 256}, "text_length")):  # fmt: skip
+        with pytest.raises(ValueError, match=key):
+            ExportSection(**values)  # type: ignore[arg-type]
 
 
 def test_relative_l2() -> None:

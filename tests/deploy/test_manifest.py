@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 
 from deploy.engines import open as opening
-from deploy.engines import plans, tensorrt
+from deploy.engines import own, plans, tensorrt
 from deploy.engines.open import open_engine
 from deploy.engines.plans import differences, plan_inputs, plan_key, pointer_key, read_plans, write_plans
 from deploy.engines.protocol import GraphEngine
@@ -215,11 +217,12 @@ class Planned:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[bytes]]:
     """A machine with TensorRT, as far as `open_engine` can tell; what was deserialised."""
     monkeypatch.setattr(tensorrt, "available", lambda: None)
     monkeypatch.setattr(tensorrt, "environment", lambda: dict(H200))
     monkeypatch.setattr(runtime, "TrtGraph", Planned)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     Planned.made.clear()
     yield Planned.made
     Planned.made.clear()
@@ -264,32 +267,116 @@ def test_verified_plans_run_and_refused_ones_fall_back_loudly(
     assert answers(engine)
 
 
-def test_a_gpu_without_plans_builds_them_and_falls_back_if_it_cannot(
-    world: World, gpu: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A machine of another kind; the graphs that plans were built of on it."""
     monkeypatch.setattr(tensorrt, "environment", lambda: dict(L4))
     asked: list[str] = []
 
-    def build_plans(store: ObjectStore, models: dict[str, Any], meta: dict[str, Any]) -> tuple[dict[str, Built], str]:
+    def build_plans(store: ObjectStore, models: dict[str, Any], meta: dict[str, Any]) -> dict[str, Built]:
         asked.extend(sorted(models))
-        if meta["image_size"] == 0:
-            raise BackdropError("no memory", "free some")
-        return built(tuple(models)), ""
+        return built(tuple(models))
 
     monkeypatch.setattr(plans, "build_plans", build_plans)
+    return asked
+
+
+def test_a_gpu_without_plans_builds_them_once_and_keeps_them(
+    world: World, gpu: list[bytes], builds: list[str], tmp_path: Path
+) -> None:
+    before = set(world.store.list(""))
+    for _ in range(2):
+        engine = open_engine(world.store, world.engine, world.trust)
+        assert engine.backend == "tensorrt"
+    assert builds == ["decoder", "encoder", "text", "trunk"]
+    assert len(gpu) == 8
+    assert set(world.store.list("")) == before  # the line's store may be read-only here
+    assert own.own_folder() == tmp_path / "backdrop" / "plans"
+    assert own.own_folder().stat().st_mode & 0o777 == 0o700
+
+
+def test_own_plans_are_refused_when_they_are_changed_or_others_may_write_there(
+    world: World, gpu: list[bytes], builds: list[str]
+) -> None:
+    open_engine(world.store, world.engine, world.trust)
+    gpu.clear()
+    folder = own.own_folder()
+    files = [path for path in folder.rglob("*") if path.is_file() and "timing" not in path.parts]
+    assert len(files) == 4 + 4  # plans; pointer, manifest, signature, key
+    for path in files:
+        whole = path.read_bytes()
+        path.write_bytes(flipped(whole, len(whole) // 2))
+        assert open_engine(world.store, world.engine, world.trust).backend == "onnxruntime", path
+        path.write_bytes(whole)
+    folder.chmod(0o770)
     engine = open_engine(world.store, world.engine, world.trust)
-    assert engine.backend == "tensorrt"
-    assert len(gpu) == 4
-    assert asked == ["decoder", "encoder", "text", "trunk"]
+    assert "open to others" in str(engine.fallback)
+    assert gpu == []
+    folder.chmod(0o700)
+    assert open_engine(world.store, world.engine, world.trust).backend == "tensorrt"
 
-    def fail(*given: Any) -> Any:
-        raise BackdropError("out of device memory", "free some")
 
-    monkeypatch.setattr(plans, "build_plans", fail)
+def test_plans_that_cannot_be_kept_run_all_the_same(
+    world: World, gpu: list[bytes], builds: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "backdrop").write_text("no folder")
+    assert open_engine(world.store, world.engine, world.trust).backend == "tensorrt"
+    assert "the plans are not kept" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (BackdropError("out of device memory", "free some"), "out of device memory"),
+        (RuntimeError("CUDA error: no kernel image\nmore"), "RuntimeError: CUDA error: no kernel image"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "OutOfMemoryError: CUDA out of memory"),
+        (OSError(30, "Read-only file system"), "OSError: [Errno 30] Read-only file system"),
+    ],
+)
+def test_whatever_fails_falls_back_loudly(
+    world: World,
+    gpu: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    why: str,
+) -> None:
+    monkeypatch.setattr(tensorrt, "environment", lambda: dict(L4))
+    monkeypatch.setattr(plans, "build_plans", Mock(side_effect=error))
     fallbacks: Counter[str] = Counter()
     engine = open_engine(world.store, world.engine, world.trust, "tensorrt", fallbacks=fallbacks)
-    assert (engine.backend, engine.fallback, fallbacks["plan"]) == ("onnxruntime", "out of device memory", 1)
+    assert (engine.backend, engine.fallback, fallbacks["plan"]) == ("onnxruntime", why, 1)
+    assert "falls back to ONNX Runtime" in caplog.text
     assert answers(engine)
+
+
+def test_a_plan_that_does_not_start_frees_those_that_did(
+    world: World, signer: Signer, gpu: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, trust = kept(world, signer)
+    closed: list[str] = []
+
+    class Third(Planned):
+        def __init__(self, name: str, plan: bytes) -> None:
+            super().__init__(name, plan)
+            self.name = name
+            if len(gpu) == 3:
+                raise RuntimeError("out of memory")
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    monkeypatch.setattr(runtime, "TrtGraph", Third)
+    assert open_engine(world.store, world.engine, trust).backend == "onnxruntime"
+    assert len(closed) == 2
+
+
+def test_an_engine_of_another_schema_names_the_way_out(store: ObjectStore, signer: Signer) -> None:
+    identity, trust = engine(store, signer)
+    with pytest.raises(BackdropError, match=r"schema None, this release opens schema 3") as refused:
+        open_engine(store, identity, trust)
+    assert "Materialise tensorrt_engine again" in refused.value.remedy
+    assert "backdrop promote" in refused.value.remedy
 
 
 def test_a_changed_graph_is_no_fallback(world: World, signer: Signer, gpu: list[bytes]) -> None:

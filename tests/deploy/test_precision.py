@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,10 +14,10 @@ from torch import nn
 
 from deploy.engines.model import OnnxModel
 from deploy.engines.onnxruntime import OrtGraph
-from deploy.graphs import Export, Exported, MaskedDecoderGraph, decoder_export, to_onnx
-from deploy.nodes import compare_nodes, merge, summary
+from deploy.graphs import Export, Exported, MaskedDecoderGraph, decoder_export, to_onnx, write_onnx
+from deploy.nodes import NodeRow, compare_nodes, merge, node_check, summary
 from deploy.parity import relative_l2
-from deploy.precision import NODE_TOLERANCE, TOLERANCE, Recipe, bake
+from deploy.precision import NODE_TOLERANCE, TOLERANCE, Recipe, bake, check_islands
 from infra.errors import BackdropError
 from training.models.dit import ScalarEmbedder
 
@@ -65,7 +66,7 @@ def test_every_node_is_as_close_to_pytorch_as_its_format_allows(exported: Export
     model = baked(exported, Recipe(form))  # type: ignore[arg-type]
     onnx.checker.check_model(model, full_check=True)
     rows = compare_nodes("small", exported.program, exported.model, model, "3 × 7", feeds())
-    told = summary(rows, NODE_TOLERANCE[form])
+    told = summary(rows, {"small": NODE_TOLERANCE[form]})
     assert told["passed"], told["worst"][0]
     assert told["compared"]["pytorch"] > 20
     with torch.inference_mode():
@@ -95,7 +96,7 @@ def test_without_the_island_the_gate_names_the_angle(exported: Exported, monkeyp
     monkeypatch.setattr("deploy.precision.ANGLES", frozenset())
     model = baked(exported, Recipe("float16", islands=()))
     rows = compare_nodes("small", exported.program, exported.model, model, "3 × 7", feeds())
-    told = summary(rows, NODE_TOLERANCE["float16"])
+    told = summary(rows, {"small": NODE_TOLERANCE["float16"]})
     assert not told["passed"]
     assert told["worst"][0]["operator"] in {"Sin", "Cos", "Concat", "Gemm", "Mul", "Sigmoid"}
     assert told["worst"][0]["relative_l2"] > 1e-2
@@ -131,10 +132,50 @@ def test_a_cancelled_node_is_judged_absolutely_and_listed() -> None:
     exported = to_onnx(Export(Cancels(), {"x": torch.ones(2, 3)}, {"x": {0: (1, "batch")}}), 18)
     x = np.random.default_rng(0).uniform(0.5, 1, (4, 3)).astype(np.float32)
     model = baked(exported, Recipe("float16"))
-    told = summary(compare_nodes("c", exported.program, exported.model, model, "4", {"x": x}), 2e-3)
+    told = summary(compare_nodes("c", exported.program, exported.model, model, "4", {"x": x}), {"c": 2e-3})
     assert told["passed"]
     assert [row["operator"] for row in told["judged_absolutely"]] == ["Sub"]
     assert told["judged_absolutely"][0]["relative_l2"] > 1
+
+
+def test_the_worst_node_is_shown_with_the_error_that_it_was_judged_by() -> None:
+    """A node that cancelled its inputs is far off relative to itself: that number is not the one that counts."""
+    rows = [
+        NodeRow("trunk", "sub_1", "Sub", "4", relative_l2=7.0, absolute=3e-3, cancelled=True, against="pytorch"),
+        NodeRow("trunk", "linear", "Gemm", "4", relative_l2=1e-3, absolute=9.0, cancelled=False, against="pytorch"),
+    ]
+    check = node_check(summary(rows, {"trunk": 2e-3}))
+    assert not check.passed
+    shown = ("sub_1 (Sub) of trunk at 4", 3e-3, "root mean square")
+    assert (check.metadata["worst"], check.metadata["worst_error"], check.metadata["kind"]) == shown
+    assert node_check(summary(rows[1:], {"trunk": 2e-3})).metadata["worst_error"] == 1e-3
+
+
+def test_a_graph_s_nodes_are_judged_by_its_own_format() -> None:
+    rows = [
+        NodeRow("trunk", "a", "Gemm", "4", 1e-3, 0.0, False, "pytorch"),
+        NodeRow("text", "b", "Gemm", "4", 5e-4, 0.0, False, "pytorch"),
+    ]
+    told = summary(rows, {"trunk": 2e-3, "text": 1e-4})
+    assert not told["passed"]
+    assert [row["node"] for row in told["worst"]] == ["b", "a"]  # by what each exceeds
+    assert told["worst"][0]["tolerance"] == 1e-4
+    assert summary(rows, {"trunk": 2e-3, "text": 1e-3})["passed"]
+
+
+def test_an_island_that_no_module_is_is_refused() -> None:
+    check_islands(("ScalarEmbedder", "Linear"), [Small()])
+    with pytest.raises(BackdropError, match=r"names 'ScalarEmbeder'.*Did you mean 'ScalarEmbedder'"):
+        check_islands(("ScalarEmbeder",), [Small()])
+
+
+def test_bfloat16_with_its_weights_beside_it_is_emulated(exported: Exported, tmp_path: Path) -> None:
+    model = baked(exported, Recipe("bfloat16"))
+    whole = OrtGraph(OnnxModel("small.onnx", model.SerializeToString(), precision="bfloat16"))(feeds())
+    write_onnx(model, tmp_path / "small.onnx", external_from=1)
+    split = OnnxModel.at(tmp_path / "small.onnx", "bfloat16")
+    assert split.folder is not None
+    assert np.array_equal(OrtGraph(split)(feeds()), whole)
 
 
 def test_of_several_shapes_each_node_keeps_its_worst(exported: Exported) -> None:
@@ -185,8 +226,10 @@ def test_what_is_not_finite_fails_and_a_mask_s_lowest_number_does_not() -> None:
     model = baked(exported, Recipe("float16"))
     x = np.random.default_rng(0).uniform(-9, 9, (4, 3)).astype(np.float32)
     given = {"x": x, "seen": np.array([[1, 1, 0]] * 4)}
-    told = summary(compare_nodes("m", exported.program, exported.model, model, "4", given), 2e-3)
+    told = summary(compare_nodes("m", exported.program, exported.model, model, "4", given), {"m": 2e-3})
     assert told["passed"], told["worst"][0]
-    told = summary(compare_nodes("m", exported.program, exported.model, model, "4", {**given, "x": x * 1e4}), 2e-3)
+    told = summary(
+        compare_nodes("m", exported.program, exported.model, model, "4", {**given, "x": x * 1e4}), {"m": 2e-3}
+    )
     assert not told["passed"]
     assert json.dumps(told, allow_nan=False)

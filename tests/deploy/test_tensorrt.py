@@ -7,24 +7,30 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from deploy.engines import plans
 from deploy.engines.model import OnnxModel
-from deploy.engines.plans import build_plans, timing_key
+from deploy.engines.plans import build_plans, plan_inputs, refit_plans, timing_key, write_plans
 from deploy.engines.tensorrt import refit as refitting
-from deploy.engines.tensorrt.build import BuildOptions, build, dimensions_of
-from deploy.engines.tensorrt.layers import expected_fusions, summarise
+from deploy.engines.tensorrt.build import BuildOptions, Built, build, dimensions_of
+from deploy.engines.tensorrt.layers import LayerSummary, expected_fusions, summarise
 from deploy.engines.tensorrt.profiles import Profile, bucket_profiles, fitting
 from deploy.engines.tensorrt.runtime import TrtGraph
+from deploy.graphs import to_onnx, trunk_export
+from deploy.manifest import PLAN_ASSET, CatalogRow, Trust, sign_bundle
+from deploy.precision import Recipe, bake
+from deploy.signing import open_signer
 from infra.bundles import open_bundle
 from infra.errors import BackdropError
 from infra.files import sha256_bytes
@@ -32,21 +38,18 @@ from infra.object_store import open_store
 from infra.settings import REPOSITORY
 from tests.deploy.conftest import World
 from tests.deploy.trt_recorder import LAYERS, Recorder, builder, runner, zeros
+from training.models.io import load_model
 
 WHEELS = ("10.16.1.11", "11.4.0.106")
 PROFILE = Profile("1x1", {"batch": 1, "rows": 4}, {"batch": 1, "rows": 4}, {"batch": 4, "rows": 4})
-USED: set[str] = set()
-"""Every name that a test below made the code use."""
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Puts a recorder in tensorrt's place, and the CPU in CUDA's."""
-    recorders: list[Recorder] = []
 
     def install(recorder: Recorder) -> Recorder:
         monkeypatch.setitem(sys.modules, "tensorrt", recorder.module)
-        recorders.append(recorder)
         return recorder
 
     empty = torch.empty
@@ -54,13 +57,11 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
     monkeypatch.setattr(torch, "empty", lambda *size, device=None, **rest: empty(*size, **rest).zero_())
-    yield install
-    for recorder in recorders:
-        USED.update(recorder.names)
+    return install
 
 
-def graph(half: bool = True, attentions: int = 2) -> OnnxModel:
-    """Softmaxes between products, of inputs (batch, 2·rows)."""
+def graph(half: bool = True, attentions: int = 2, heads: Sequence[int] = (1, 1)) -> OnnxModel:
+    """Softmaxes between products, of inputs (batch, *heads, 2·rows)."""
     kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     weight = numpy_helper.from_array(np.eye(8, dtype=np.float16 if half else np.float32), "w")
     nodes = []
@@ -71,7 +72,7 @@ def graph(half: bool = True, attentions: int = 2) -> OnnxModel:
             helper.make_node("MatMul", [f"p{index}", "w"], [f"y{index}"]),
         ]
     made = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", kind, ["batch", "2*rows"])],
+        nodes, "g", [helper.make_tensor_value_info("x", kind, ["batch", *heads, "2*rows"])],
         [helper.make_tensor_value_info("y0", kind, None)], [weight],
     )  # fmt: skip
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)])
@@ -81,13 +82,17 @@ def graph(half: bool = True, attentions: int = 2) -> OnnxModel:
 def test_a_build_is_strongly_typed_with_a_profile_per_bucket(installed: Any) -> None:
     recorder = installed(builder(["x"]))
     other = Profile("2x1", {"batch": 1, "rows": 2}, {"batch": 1, "rows": 2}, {"batch": 4, "rows": 2})
-    built = build(graph(), [PROFILE, other], BuildOptions(version_compatible=True, refittable=True), b"")
+    built = build(graph(), [PROFILE, other], BuildOptions(refittable=True), b"")
     assert built.plan == b"plan"
     assert "STRONGLY_TYPED" in recorder.names
     assert not recorder.names & {"FP16", "BF16", "EXPLICIT_BATCH", "set_precision", "max_workspace_size"}
-    assert recorder.called("set_shape") == [("x", (1, 8), (1, 8), (4, 8)), ("x", (1, 4), (1, 4), (4, 4))]
+    assert recorder.called("set_shape") == [
+        ("x", (1, 1, 1, 8), (1, 1, 1, 8), (4, 1, 1, 8)),
+        ("x", (1, 1, 1, 4), (1, 1, 1, 4), (4, 1, 1, 4)),
+    ]
     assert len(recorder.called("add_optimization_profile")) == 2
-    assert {str(flag) for (flag,) in recorder.called("set_flag")} == {"VERSION_COMPATIBLE", "REFIT"}
+    assert [str(flag) for (flag,) in recorder.called("set_flag")] == ["REFIT"]
+    assert [str(flag) for (flag,) in recorder.called("clear_flag")] == ["TF32"]  # float32 means float32
     assert (3,) in recorder.called("builder_optimization_level=")
     assert built.layers.fused_attention == 2
     assert built.layers.float32 == 1
@@ -132,12 +137,15 @@ def test_graphs_share_a_timing_cache_that_can_be_pinned(installed: Any, tmp_path
     store = open_store(f"file://{tmp_path}/store")
     profile = {"bucket": "1x1", "low": PROFILE.low, "best": PROFILE.best, "high": PROFILE.high}
     engine = {"tensorrt": BuildOptions().as_dict(), "profiles": {"trunk": [profile], "text": [profile]}}
-    built, digest = build_plans(store, {"trunk": graph(), "text": graph()}, engine)
+    built = build_plans(store, {"trunk": graph(), "text": graph()}, engine)
     assert set(built) == {"trunk", "text"}
     assert recorder.called("create_timing_cache") == [(b"",), (b"measured",)]
+    assert list(store.list("")) == []  # who opens an engine may not be allowed to write
+    digest = sha256_bytes(b"measured")
+    write_plans(store, plan_inputs(META, {"gpu": "L4"}), built, {}, "d")
     assert store.get(timing_key(digest)) == b"measured"
     pinned = {**engine, "tensorrt": BuildOptions(timing_cache=digest).as_dict()}
-    assert build_plans(store, {"trunk": graph()}, pinned)[1] == digest
+    assert build_plans(store, {"trunk": graph()}, pinned)["trunk"].timing_cache == b"measured"
     store.delete(timing_key(digest))
     with pytest.raises(BackdropError, match="is not in the store"):
         build_plans(store, {"trunk": graph()}, pinned)
@@ -156,6 +164,16 @@ def test_layers_are_counted_by_the_inspector_s_words() -> None:
     assert summarise({"Layers": ["_gemm_mha_v2", "conv"]}).fused_attention == 1
     assert summarise({}).layers == 0
     assert expected_fusions(graph().graph) == 2
+    assert expected_fusions(graph(heads=(1,)).graph) == 0  # one wide head over three dimensions
+
+
+def test_of_the_trunk_only_attentions_of_several_heads_are_expected_to_fuse(world: World) -> None:
+    """The negative text is read by one wide head beside the blocks' own attentions."""
+    model = onnx.load_model_from_string(open_bundle(world.store, world.engine).read("trunk.onnx"))
+    softmaxes = sum(node.op_type == "Softmax" for node in model.graph.node)
+    lowered = to_onnx(trunk_export(load_model(world.store, world.student)), 18).model
+    bake(lowered, Recipe("float16"))
+    assert 0 < expected_fusions(lowered.SerializeToString()) == softmaxes - 1
 
 
 RANGES = [
@@ -187,6 +205,9 @@ def test_a_call_takes_the_profile_that_holds_its_shapes(installed: Any) -> None:
 def test_a_plan_that_tensorrt_refuses_or_fails_to_run_is_one_clear_message(installed: Any) -> None:
     installed(runner(RANGES, "y", (2, 8), deserialize_cuda_engine=lambda plan: None))
     with pytest.raises(BackdropError, match="refuses the plan of trunk"):
+        TrtGraph("trunk", b"plan")
+    installed(runner(RANGES, "y", (2, 8), create_execution_context=lambda: None))
+    with pytest.raises(BackdropError, match="no device memory to run the plan of trunk"):
         TrtGraph("trunk", b"plan")
     installed(runner(RANGES, "y", (2, 8), execute_async_v3=lambda stream: False))
     with pytest.raises(BackdropError, match="failed to run"):
@@ -229,6 +250,62 @@ def test_a_refit_counts_only_when_complete_and_golden(installed: Any, tmp_path: 
         installed(refitter(**answers))
         with pytest.raises(BackdropError, match=why):
             refitting.refit("trunk", b"plan", graph(), GOLDEN, zeros(2, 8), 1e-3)
+
+
+META: dict[str, Any] = {
+    "onnx_sha256": {"g.onnx": "ab"},
+    "opset": 18,
+    "precision": {"format": "float16"},
+    "profiles": {"trunk": []},
+    "tensorrt": BuildOptions(refittable=True).as_dict(),
+}
+H200 = {"gpu": "NVIDIA H200", "tensorrt": "11.4.0"}
+
+
+def test_plans_of_other_weights_are_refitted_when_they_are_to_be_trusted(
+    installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, signer = open_store(f"file://{tmp_path}/store"), open_signer(None, tmp_path)
+    old, new = META, {**META, "onnx_sha256": {"g.onnx": "cd"}}
+    built = {"trunk": Built(b"old plan", b"measured", LayerSummary(3, 2, 1), 10, 60.0)}
+    key, bundle = write_plans(store, plan_inputs(old, H200), built, {}, "d")
+    row = CatalogRow(asset=PLAN_ASSET, data_version=key, dataset_version="d")
+    trust = Trust(keys=(signer.public,), rows={bundle: row})
+    monkeypatch.setattr(plans, "OrtGraph", lambda model, providers: Elsewhere())
+
+    def refitted(engine: dict[str, Any] = new, environment: dict[str, str] = H200) -> dict[str, Built] | None:
+        golden, allowed = {"trunk": GOLDEN}, {"trunk": 1e-3}
+        return refit_plans(store, {"trunk": graph()}, engine, environment, trust, golden, allowed)
+
+    recorder = installed(refitter())
+    assert refitted() is None  # not signed
+    assert "is not signed" in caplog.text
+    sign_bundle(store, bundle, signer)
+    assert refitted({**new, "opset": 19}) is None
+    assert refitted(environment={**H200, "gpu": "NVIDIA L4"}) is None
+    assert recorder.called("deserialize_cuda_engine") == []
+    found = refitted()
+    assert found is not None
+    assert (found["trunk"].plan, found["trunk"].layers, found["trunk"].device_bytes) == (
+        b"refitted", LayerSummary(3, 2, 1), 10,
+    )  # fmt: skip
+    assert recorder.called("deserialize_cuda_engine")[0] == (b"old plan",)
+    installed(refitter(get_missing_weights=lambda: ["blocks.0.qkv"]))
+    assert refitted() is None
+    assert "built and not refitted" in caplog.text
+
+    another = write_plans(store, plan_inputs({**META, "tensorrt": BuildOptions().as_dict()}, H200), built, {}, "d")[1]
+    assert len(list(store.list("plans/refit/"))) == 1, another  # what cannot be refitted is not offered
+
+
+class Elsewhere:
+    """ONNX Runtime, which gives what the recorder's plan does."""
+
+    def __call__(self, feeds: object) -> np.ndarray:
+        return zeros(2, 8)
+
+    def close(self) -> None:
+        pass
 
 
 def test_profiles_come_from_the_buckets() -> None:
@@ -290,10 +367,35 @@ def named_in_source() -> set[str]:
     return names
 
 
-def test_both_releases_have_every_name_that_is_used(bindings: dict[str, bytes]) -> None:
-    """Last in this file: the tests above have filled `USED`."""
-    names = (USED | named_in_source() | {"NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"}) - {"__version__"}
-    assert {"STRONGLY_TYPED", "execute_async_v3", "get_missing_weights", "get_tensor_profile_shape"} <= names
+def named_when_used(installed: Any, folder: Path) -> set[str]:
+    """Every name that a build, a refusal, a run over two profiles and a refit use."""
+    pinned = BuildOptions(refittable=True, timing_cache=sha256_bytes(b"measured"))
+    beside = OnnxModel("g.onnx", graph().graph, folder)
+    recorders = [installed(builder(["x"]))]
+    for model in (graph(), beside):
+        build(model, [PROFILE], pinned, b"measured")
+    recorders.append(installed(builder(["x"], parse=lambda graph: False, num_errors=1, get_error=lambda index: "")))
+    with pytest.raises(BackdropError):
+        build(graph(), [PROFILE], BuildOptions())
+    recorders.append(installed(runner(RANGES, "y", (2, 8))))
+    plan = TrtGraph("trunk", b"plan")
+    for width in (4, 8):
+        plan({"x": zeros(2, width), "t": zeros(2)})
+    plan.close()
+    recorders.append(installed(refitter()))
+    for model in (graph(), beside):
+        refitting.refit("trunk", b"plan", model, GOLDEN, zeros(2, 8), 1e-3)
+    recorders.append(installed(refitter(refit_from_bytes=lambda graph: False)))
+    with pytest.raises(BackdropError):
+        refitting.refit("trunk", b"plan", graph(), GOLDEN, zeros(2, 8), 1e-3)
+    return {name for recorder in recorders for name in recorder.names}
+
+
+def test_both_releases_have_every_name_that_is_used(bindings: dict[str, bytes], installed: Any, tmp_path: Path) -> None:
+    used = named_when_used(installed, tmp_path) | named_in_source()
+    names = (used | {"NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"}) - {"__version__"}
+    assert {"STRONGLY_TYPED", "TF32", "clear_flag", "execute_async_v3", "create_execution_context"} <= names
+    assert {"get_missing_weights", "refit_from_file", "get_tensor_profile_shape", "get_error"} <= names
     for release, data in bindings.items():
         # A name ends with a zero byte; it may begin inside a longer one, for linkers merge equal endings.
         missing = sorted(name for name in names if name.encode() + b"\0" not in data)

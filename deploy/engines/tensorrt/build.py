@@ -27,7 +27,6 @@ class BuildOptions:
     optimisation_level: int = 3
     workspace_bytes: int = 8 << 30
     hardware_compatibility: str = "NONE"  # a name of trt.HardwareCompatibilityLevel
-    version_compatible: bool = False
     refittable: bool = False
     timing_cache: str | None = None  # sha256 of a cache that is pinned: the build may not add to it
     fused_attention: bool = True  # refuse a plan in half precision whose attention is not fused
@@ -115,8 +114,8 @@ def _config(trt: Any, builder: Any, options: BuildOptions) -> Any:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, options.hardware_compatibility)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if options.version_compatible:
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    # On unless cleared. It leaves ten bits of float32's mantissa: what stays float32 stays so for a reason.
+    config.clear_flag(trt.BuilderFlag.TF32)
     if options.refittable:
         config.set_flag(trt.BuilderFlag.REFIT)
     if options.timing_cache is not None:
@@ -127,8 +126,8 @@ def _config(trt: Any, builder: Any, options: BuildOptions) -> Any:
 def _inspect(trt: Any, logger: Any, plan: bytes) -> tuple[LayerSummary, int]:
     """What the plan consists of, and the device memory that it needs. It was built in this process a moment ago."""
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
-    if engine is None:  # version-compatible plans carry host code, which is not run here
-        raise BackdropError("TensorRT refuses the plan that it has just built.", "Set version_compatible to false.")
+    if engine is None:
+        raise BackdropError("TensorRT refuses the plan that it has just built.", REMEDY)
     inspector = engine.create_engine_inspector()
     said = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     return summarise(json.loads(said)), int(engine.device_memory_size_v2)

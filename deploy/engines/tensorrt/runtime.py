@@ -20,7 +20,7 @@ class TrtGraph:
 
         self._name = name
         self._runtime: Any = trt.Runtime(trt.Logger(trt.Logger.WARNING))
-        # Plans with host code (version-compatible ones) stay refused: `engine_host_code_allowed` is False unless set.
+        # Plans with host code stay refused: `engine_host_code_allowed` is False unless set.
         self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise BackdropError(
@@ -28,6 +28,11 @@ class TrtGraph:
                 "Build it again on this GPU with this release.",
             )
         self._context: Any = self._engine.create_execution_context()
+        if self._context is None:
+            raise BackdropError(
+                f"TensorRT {trt.__version__} has no device memory to run the plan of {name}.",
+                "Free device memory, or use a GPU with more.",
+            )
         self._stream = torch.cuda.Stream()
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         modes = {entry: self._engine.get_tensor_mode(entry) for entry in names}
