@@ -76,7 +76,7 @@ def parity() -> Iterator[Promise]:
                 yield Promise("float32 parity, relative L2 of the worst output", outputs.metadata["worst_relative_l2"],
                               PARITY_BAR, at_least=False)  # fmt: skip
             else:
-                yield Promise("float16 recipe, relative L2 of the worst node", nodes.metadata["worst_relative_l2"],
+                yield Promise("float16 recipe, relative L2 of the worst node", nodes.metadata["worst_error"],
                               NODE_BAR, at_least=False)  # fmt: skip
 
 
