@@ -417,3 +417,15 @@ def test_a_recipe_works_as_it_is_written(title: str, copy: Path) -> None:
 def test_a_trial_fails_where_the_recipe_was_not_followed(copy: Path) -> None:
     with pytest.raises(AssertionError, match="min_colour"):
         run([sys.executable, "-"], copy, recipe("A filter").trials[0])
+
+
+# ── glossary ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_glossary_is_in_order_and_each_word_is_one_sentence() -> None:
+    text = (REPOSITORY / "docs" / "glossary.md").read_text()
+    entries = re.findall(r"^\* \*\*(.+?)\*\*: (.*)$", text, re.MULTILINE)
+    words = [word.lower() for word, _ in entries]
+    assert words == sorted(set(words))
+    assert len(entries) == text.count("\n* ")
+    assert [word for word, meaning in entries if not meaning.endswith(".") or re.search(r"\. [A-Z]", meaning)] == []
