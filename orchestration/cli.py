@@ -61,10 +61,21 @@ def personalise(
 def ui(
     port: Annotated[int, typer.Option(help="Port of the Dagster page.")] = 3000,
 ) -> None:
-    """Serve Dagster's web UI and MLflow's, both on this machine only. Example: backdrop ui --port 3000"""
+    """Serve Dagster's web UI, MLflow's and the studio, on this machine only. Example: backdrop ui --port 3000"""
     from orchestration.ui import serve
 
     serve(Settings.load(), console, port)
+
+
+@app.command()
+def studio(
+    port: Annotated[int, typer.Option(help="Port of the studio's page.")] = 3001,
+    host: Annotated[str, typer.Option(help="Address to listen on; it has no login.")] = "127.0.0.1",
+) -> None:
+    """Serve the studio alone: try the champion on photographs. Example: backdrop studio --port 3001"""
+    from orchestration.ui import serve_studio
+
+    serve_studio(Settings.load(), console, host, port)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`make ui`: Dagster's web server and daemon beside MLflow, in the foreground until Ctrl-C."""
+"""`make ui`: Dagster's web server and daemon beside MLflow and the studio, in the foreground until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
 from infra.errors import BackdropError
+from infra.processes import free_port, is_free
 from infra.settings import REPOSITORY, Settings
 
 
@@ -48,16 +51,17 @@ def serve(settings: Settings, console: Console, port: int) -> None:
             start_new_session=True,
         )
 
-        def stop(_signal: int, _frame: FrameType | None) -> None:
-            raise KeyboardInterrupt
-
-        signal.signal(signal.SIGTERM, stop)
+        beside: list[subprocess.Popen[bytes]] = []
+        signal.signal(signal.SIGTERM, _interrupt)
         try:
             with console.status("waiting for MLflow"):
                 wait_for_mlflow(loaded)
+            at = port + 1 if is_free(port + 1) else free_port()
+            beside.append(start_studio("127.0.0.1", at, loaded.state / "studio.log"))
             console.print(f"Dagster  http://127.0.0.1:{port}", highlight=False)
+            console.print(f"Studio   http://127.0.0.1:{at}", highlight=False)
             console.print(f"MLflow   {loaded.mlflow_links}", highlight=False)
-            console.print("Ctrl-C ends both.")
+            console.print("On this machine only: none of them asks who you are. Ctrl-C ends them.")
             if process.wait():
                 raise BackdropError(
                     f"Dagster's web server ended with {process.returncode}",
@@ -66,7 +70,53 @@ def serve(settings: Settings, console: Console, port: int) -> None:
         except KeyboardInterrupt:
             console.print("ending")
         finally:
+            for one in (process, *beside):
+                _end(one)
+
+
+def serve_studio(settings: Settings, console: Console, host: str, port: int) -> None:
+    """The studio alone. Blocks until Ctrl-C. Raises BackdropError where it ends by itself."""
+    from infra.services import wait_for_mlflow
+    from orchestration.remembered import as_last_run
+    from orchestration.services import services
+
+    with services(settings, console) as environment:
+        os.environ.update({**environment, **as_last_run(settings)})
+        loaded = Settings.load()
+        with console.status("waiting for MLflow"):
+            wait_for_mlflow(loaded)
+        process = start_studio(host, port)
+        signal.signal(signal.SIGTERM, _interrupt)
+        console.print(f"Studio   http://{host}:{port}", highlight=False)
+        if host in ("127.0.0.1", "localhost", "::1"):
+            console.print("On this machine only; it has no login. Ctrl-C ends it.")
+        else:
+            console.print("[yellow]Everybody who reaches this address can use it: it has no login.[/yellow]")
+        try:
+            if process.wait():
+                raise BackdropError(f"the studio ended with {process.returncode}", f"is port {port} free? try --port")
+        except KeyboardInterrupt:
+            console.print("ending")
+        finally:
             _end(process)
+
+
+def start_studio(host: str, port: int, log: Path | None = None) -> subprocess.Popen[bytes]:
+    """A process of its own: torch and the engines stay out of this one. It writes to the terminal, or to `log`."""
+    command = [sys.executable, "-m", "deploy.studio", "--host", host, "--port", str(port)]
+    with log.open("ab") if log is not None else nullcontext() as file:
+        return subprocess.Popen(
+            command,
+            cwd=REPOSITORY,  # from where `-m` finds it
+            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -51,6 +51,15 @@ def read_mask(data: bytes, limits: Limits) -> np.ndarray:
         raise bad_picture(error, "mask", limits.pixels) from None
 
 
+def fitted(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A mask that was drawn on a smaller or larger copy, at the photograph's size; one of another shape as it is."""
+    tall, wide = mask.shape
+    # A side of the copy is rounded, so that shapes may differ by a pixel of either.
+    if abs(tall * width - wide * height) > max(tall, wide, height, width) or (tall, wide) == (height, width):
+        return mask
+    return np.asarray(cv2.resize(mask.astype(np.uint8) * 255, (width, height), interpolation=cv2.INTER_LINEAR) >= 128)
+
+
 def find_mask(data: bytes | None, photograph: np.ndarray, limits: Limits) -> Mask:
     """The product of a photograph that came as `data`: cut out by its alpha, or found by the embedded segmenter."""
     cut_out = alpha_of(data, limits) if data is not None else None
@@ -58,10 +67,7 @@ def find_mask(data: bytes | None, photograph: np.ndarray, limits: Limits) -> Mas
         return Mask(cut_out, "alpha")
     small, confidence = segment(shrink(photograph, SEGMENTED))
     height, width = photograph.shape[:2]
-    if small.shape == (height, width):
-        return Mask(small, "automatic", confidence)
-    soft = cv2.resize(small.astype(np.uint8) * 255, (width, height), interpolation=cv2.INTER_LINEAR)
-    return Mask(soft >= 128, "automatic", confidence)
+    return Mask(fitted(small, height, width), "automatic", confidence)
 
 
 def alpha_of(data: bytes, limits: Limits) -> np.ndarray | None:

@@ -50,7 +50,7 @@ def plan_for(asked: Asked, photograph: np.ndarray, mask: np.ndarray | None, size
         raise _mask(
             f"The mask has {mask.shape[1]}×{mask.shape[0]} pixels, "
             f"the photograph, upright, {photograph.shape[1]}×{photograph.shape[0]}.",
-            "Give a mask of the photograph's size.",
+            "Give a mask of the photograph's size, or of its shape.",
         )
     if not mask.any():
         raise _mask("The mask is empty: it marks nothing.", "Mark what it is about, or have a mask made by /v1/mask.")

@@ -21,7 +21,5 @@ def trust_of(settings: Settings) -> Trust:
         }
     finally:
         catalog.close()
-    # Only where no keys are given is the line's own asked for, which would make one.
-    given = settings.trusted_keys
-    keys = trusted_keys(given, open_signer(settings.signing_key, settings.state))
-    return Trust(keys=keys, rows=rows)
+    signer = open_signer(settings.signing_key, settings.state)
+    return Trust(keys=trusted_keys(settings.trusted_keys, signer), rows=rows)

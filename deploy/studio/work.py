@@ -16,7 +16,7 @@ from deploy.studio.frames import Seen, look
 from deploy.studio.limits import Limits
 from deploy.studio.metrics import Metrics
 from deploy.studio.opened import Candidates, Opened
-from deploy.studio.photographs import Mask, find_mask, grown, read_mask, read_photograph
+from deploy.studio.photographs import Mask, find_mask, fitted, grown, read_mask, read_photograph
 from deploy.studio.refusal import Refusal
 from deploy.studio.samples import Samples
 from deploy.studio.shelf import Shelf
@@ -68,7 +68,7 @@ def prepare(room: Room, task: Task, form: Form) -> Prepared:
     given = form.read("mask")
     mask: Mask | None = None
     if given is not None:
-        mask = Mask(read_mask(given, room.limits), "upload")
+        mask = Mask(fitted(read_mask(given, room.limits), *photograph.shape[:2]), "upload")
     elif task is not Task.EXPAND and own is not None:
         mask = Mask(read_mask(own, room.limits), "sample")
     elif task in (Task.BACKGROUND, Task.ERASE):

@@ -21,6 +21,7 @@ const TASKS = {
 };
 const state = { task: "background", file: null, image: null, width: 0, height: 0, limits: { prompt: 1000 }, busy: null, touched: false };
 const mask = document.createElement("canvas"); // opaque where it marks
+mask.getContext("2d", { willReadFrequently: true });
 const easel = $("easel");
 const cursor = { x: 0.5, y: 0.5, shown: false };
 
@@ -165,7 +166,7 @@ function paint(from, to) {
 }
 
 function eachPixel(change) {
-  const pen = mask.getContext("2d", { willReadFrequently: true });
+  const pen = mask.getContext("2d");
   const pixels = pen.getImageData(0, 0, mask.width, mask.height);
   for (let at = 0; at < pixels.data.length; at += 4) change(pixels.data, at);
   pen.putImageData(pixels, 0, 0);
