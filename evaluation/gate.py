@@ -119,7 +119,7 @@ class Decision:
             "promote": self.promote,
             "refused": self.refused,
             "reason": self.reason,
-            "left_out": self.left_out,
+            **({"left_out": self.left_out} if self.left_out else {}),
             "evidence": [asdict(row) for row in self.evidence],
         }
 
