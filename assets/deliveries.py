@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import dagster as dg
 
@@ -11,8 +14,14 @@ from training.presets import Preset
 
 deliveries = dg.DynamicPartitionsDefinition(name="deliveries")
 
-ONE_BY_ONE = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
-"""A backfill makes one run of each delivery: one that fails or is cancelled leaves the others alone."""
+
+def delivery_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """`dg.asset` with a partition per delivery. A backfill makes one run of each: one that fails or is cancelled leaves
+    the others alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # of `backfill_policy`; every command would print it
+        each = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
+        return dg.asset(partitions_def=deliveries, backfill_policy=each, **options)
 
 
 def sample_delivery(preset: Preset) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets.curation import drift, suite
-from assets.deliveries import ONE_BY_ONE, deliveries
+from assets.deliveries import delivery_asset
 from assets.line import Line
 from assets.stage import Stage, materialize, upstream_of
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 RECIPE = "assets.curation.filter"
 
 
-@dg.asset(
-    partitions_def=deliveries,
-    backfill_policy=ONE_BY_ONE,
+@delivery_asset(
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=14), warn_window=timedelta(days=7)),
     deps=["raw_images"],
     group_name="data",

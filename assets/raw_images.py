@@ -2,19 +2,13 @@
 
 import dagster as dg
 
-from assets.deliveries import ONE_BY_ONE, deliveries
+from assets.deliveries import delivery_asset
 from assets.line import Line
 from assets.stage import Stage, materialize
 from infra.errors import BackdropError
 
 
-@dg.asset(
-    partitions_def=deliveries,
-    backfill_policy=ONE_BY_ONE,
-    group_name="data",
-    kinds={"postgres"},
-    owners=["team:data"],
-)
+@delivery_asset(group_name="data", kinds={"postgres"}, owners=["team:data"])
 def raw_images(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """The delivery's pictures as catalog rows: SHA-256 id, source, licence, caption and size.
 

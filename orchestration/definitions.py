@@ -1,4 +1,4 @@
-"""The one entry that Dagster loads: the lineage, its jobs, its schedule and its sensor."""
+"""The one entry that Dagster loads: the lineage, its jobs, its schedules and its sensors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from assets.raw_images import raw_images
 from assets.tensorrt_engine import tensorrt_engine
 from assets.training_set import training_set
 from orchestration.automation import (
+    SCHEDULES,
+    SENSORS,
     ingest_job,
-    nightly_retraining,
     personalise_job,
     retrain_job,
     training_set_job,
-    watch_deliveries,
 )
 from orchestration.promotion_jobs import PROMOTION_JOBS, promote_when_approved, watch_champion
 from orchestration.reaping import job_reaper
@@ -48,8 +48,8 @@ defs = dg.Definitions(
     assets=LINEAGE,
     asset_checks=[human_approval],
     jobs=[ingest_job, retrain_job, training_set_job, personalise_job, *PROMOTION_JOBS],
-    schedules=[nightly_retraining],
-    sensors=[watch_deliveries, job_reaper, promote_when_approved, watch_champion],
+    schedules=SCHEDULES,
+    sensors=[*SENSORS, job_reaper, promote_when_approved, watch_champion],
     resources={"line": Line()},
     # The stages follow one another and each wants the whole machine: a process per step would only add imports.
     executor=dg.in_process_executor,

@@ -1,4 +1,4 @@
-"""The nightly schedule and the delivery sensor: off by default, and right when someone turns them on."""
+"""Jobs, schedules and sensors: off by default, and the one that watches for deliveries."""
 
 from __future__ import annotations
 
@@ -9,24 +9,33 @@ import pytest
 
 from assets.deliveries import delivery_name
 from assets.line import Line
-from orchestration.automation import listing_by_folder, nightly_retraining, watch_deliveries
+from infra.s3 import S3Store
+from infra.uris import list_uri
+from orchestration.automation import SCHEDULES, SENSORS
+from orchestration.automation.landing import listing_by_folder
+from orchestration.automation.triggers import watch_deliveries
 from orchestration.definitions import defs
 
 
-def test_both_are_off_by_default() -> None:
-    assert nightly_retraining.default_status == dg.DefaultScheduleStatus.STOPPED
-    assert watch_deliveries.default_status == dg.DefaultSensorStatus.STOPPED
+def test_all_are_off_by_default() -> None:
+    assert {one.name: one.default_status.value for one in SCHEDULES} == {
+        "nightly_curation": "STOPPED",
+        "weekly_retraining": "STOPPED",
+    }
+    assert {one.name: one.default_status.value for one in SENSORS} == {
+        "watch_deliveries": "STOPPED",
+        "early_retraining": "STOPPED",
+        "renew_training_set": "STOPPED",
+    }
 
 
-def test_the_schedule_retrains_the_line_but_opens_no_delivery() -> None:
+def test_a_retraining_opens_no_delivery() -> None:
     job = defs.resolve_job_def("retrain")
     keys = {key.to_user_string() for key in job.asset_layer.executable_asset_keys}
     assert "training_set" in keys
     assert "promotion" in keys
     assert not keys & {"raw_images", "filtered_shards"}
-    context = dg.build_schedule_context()
-    request = nightly_retraining.evaluate_tick(context)
-    assert len(request.run_requests or []) == 1
+    assert job.tags["backdrop.line"] == "retrain"
 
 
 @pytest.fixture
@@ -88,3 +97,20 @@ def test_listing_changes_with_the_folder(tmp_path: Path) -> None:
     assert list(before) == [f"{tmp_path.as_uri()}/one"], "a loose file is no delivery"
     (tmp_path / "one" / "y.png").write_bytes(b"y")
     assert listing_by_folder(tmp_path.as_uri()) != before
+    assert listing_by_folder(tmp_path.as_uri(), {delivery_name(f"{tmp_path.as_uri()}/one")}) == {}, "it is known"
+
+
+def test_folders_have_the_same_names_as_ever(tmp_path: Path) -> None:
+    """A delivery's name is made of its folder's URI: another spelling would be another delivery."""
+    (tmp_path / "très bien 100%").mkdir()
+    (tmp_path / "très bien 100%" / "x.png").write_bytes(b"x")
+    inside = next(iter(list_uri(tmp_path.as_uri())))
+    assert list(listing_by_folder(tmp_path.as_uri())) == [inside.rpartition("/")[0]]
+
+
+def test_a_bucket_is_listed_by_its_folders(s3_store: S3Store) -> None:
+    for key in ("landing/one/a.jpg", "landing/one/b.jpg", "landing/two/a.jpg", "landing/loose.jpg"):
+        s3_store.put(key, b"x")
+    root = f"{s3_store.uri}/landing"
+    assert list(listing_by_folder(root)) == [f"{root}/one", f"{root}/two"]
+    assert list(listing_by_folder(root, {delivery_name(f"{root}/one")})) == [f"{root}/two"]
