@@ -17,8 +17,9 @@ from typing import Any
 
 from deploy.engines.plans import plan_key, pointer_key, read_plans, write_plans
 from deploy.engines.tensorrt.build import Built
-from deploy.manifest import PLAN_ASSET, CatalogRow, Trust, sign_bundle
+from deploy.manifest import PLAN_ASSET, CatalogRow, Trust, sign_bundle, signature_key
 from deploy.signing import open_signer
+from infra.bundles import manifest_key
 from infra.errors import BackdropError
 from infra.object_store import ObjectMissing, open_store
 
@@ -34,7 +35,7 @@ def own_folder() -> Path:
 
 
 def read_own(inputs: Mapping[str, Any], graphs: Sequence[str]) -> dict[str, bytes] | None:
-    """Graph → verified plan for exactly these inputs; None where this machine has kept none.
+    """Graph → verified plan for exactly these inputs; None where this machine has kept none, or not to its end.
 
     Raises BackdropError for an entry that must not be loaded, and for a folder that others may write to.
     """
@@ -42,15 +43,18 @@ def read_own(inputs: Mapping[str, Any], graphs: Sequence[str]) -> dict[str, byte
     if not folder.is_dir():
         return None
     _check_private(folder)
-    store, signer = open_store(folder.as_uri()), open_signer(None, folder)
+    store = open_store(folder.as_uri())
     try:
         identity = str(json.loads(store.get(pointer_key(key)))["bundle"])
     except ObjectMissing:
         return None
     except (ValueError, KeyError, TypeError):
         identity = ""  # `read_plans` says what is wrong with it
+    if store.exists(manifest_key(identity)) and not store.exists(signature_key(identity)):
+        return None  # killed before it was signed
     row = CatalogRow(asset=PLAN_ASSET, data_version=key, dataset_version=_DATASET)
-    return read_plans(store, inputs, Trust(keys=(signer.public,), rows={identity: row}), graphs)
+    trust = Trust(keys=(open_signer(None, folder).public,), rows={identity: row})
+    return read_plans(store, inputs, trust, graphs)
 
 
 def keep_own(inputs: Mapping[str, Any], built: Mapping[str, Built]) -> None:

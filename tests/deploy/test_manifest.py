@@ -314,6 +314,10 @@ def test_own_plans_are_refused_when_they_are_changed_or_others_may_write_there(
     assert gpu == []
     folder.chmod(0o700)
     assert open_engine(world.store, world.engine, world.trust).backend == "tensorrt"
+    builds.clear()
+    next(folder.rglob("*.signature.json")).unlink()  # killed before it was signed
+    assert open_engine(world.store, world.engine, world.trust).backend == "tensorrt"
+    assert len(builds) == 4
 
 
 def test_plans_that_cannot_be_kept_run_all_the_same(
