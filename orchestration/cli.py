@@ -34,9 +34,11 @@ def run(
     images: Annotated[str | None, typer.Option(help="A folder or s3:// prefix of your own pictures.")] = None,
     preset: Annotated[str | None, typer.Option(help="tiny or nano.")] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file laid over the preset.")] = None,
+    adopt: Annotated[bool, typer.Option("--adopt", help="Every stage takes the newest dataset version.")] = False,
 ) -> None:
     """Materialise the whole lineage and print where to look. Example: backdrop run --images ~/pictures"""
-    for name, value in {"IMAGES": images, "PRESET": preset, "CONFIG": config}.items():
+    asked = {"IMAGES": images, "PRESET": preset, "CONFIG": config, "ADOPT": "all" if adopt else None}
+    for name, value in asked.items():
         if value:
             os.environ[f"BACKDROP_{name}"] = str(value)
     from orchestration.run import run_line
@@ -233,6 +235,16 @@ def reap() -> None:
     from orchestration.reaping import reap_now
 
     reap_now(Settings.load(), console)
+
+
+@app.command()
+def plan(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Say what each automation would do now, and why; nothing is started. Example: backdrop plan --json"""
+    from orchestration.planning import show_plan
+
+    show_plan(Settings.load(), console, as_json)
 
 
 @app.command()
