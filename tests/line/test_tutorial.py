@@ -13,7 +13,7 @@ from infra.settings import REPOSITORY
 from tests.line.conftest import Ran, Workshop
 from tests.line.test_small_line import picture
 
-pytestmark = [pytest.mark.line, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.line, pytest.mark.timeout(1800)]
 
 PAGE = (REPOSITORY / "docs" / "tutorial.md").read_text()
 #: What each command is to say, in the page's order.
@@ -78,7 +78,8 @@ def test_the_tutorial_goes_as_it_is_written(workshop: Workshop, home: Path) -> N
     for words, (name, said) in zip(every, SAID, strict=True):
         if name == "ui":
             continue
-        ran: Ran = workshop.run(*(str(home / word[2:]) if word.startswith("~/") else word for word in words))
+        there = [str(home / word[2:]) if word.startswith("~/") else word for word in words]
+        ran: Ran = workshop.run(*there, timeout=800)
         assert ran.code == 0, f"{' '.join(words)}:\n{ran.output}"
         assert re.search(said, ran.output), f"{' '.join(words)}: no {said!r} in\n{ran.output}"
     assert not workshop.state.exists()
