@@ -7,7 +7,13 @@ from assets.stage import StageConfig
 from assets.training_job import launch_recipe
 
 
-@dg.asset(deps=["training_set"], group_name="training", kinds={"pytorch", "mlflow"}, owners=["team:models"])
+@dg.asset(
+    deps=["training_set"],
+    group_name="training",
+    pool="gpu",
+    kinds={"pytorch", "mlflow"},
+    owners=["team:models"],
+)
 def autoencoder(
     context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
 ) -> dg.MaterializeResult:

@@ -10,6 +10,7 @@ from assets.training_job import launch_recipe
 @dg.asset(
     deps=["training_set", "autoencoder", "latent_shards", "inpainting_finetune"],
     group_name="training",
+    pool="gpu",
     kinds={"pytorch", "mlflow"},
     owners=["team:models"],
 )

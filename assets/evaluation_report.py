@@ -28,6 +28,7 @@ _STAGES = [
 @dg.asset(
     deps=["training_set", *_STAGES],
     group_name="shipping",
+    pool="gpu",
     kinds={"html"},
     owners=["team:serving"],
     check_specs=[dg.AssetCheckSpec(name, asset="evaluation_report") for name in CHECKS],

@@ -7,7 +7,13 @@ from assets.stage import StageConfig
 from assets.training_job import launch_recipe
 
 
-@dg.asset(deps=["training_set", "autoencoder"], group_name="training", kinds={"mosaicml"}, owners=["team:models"])
+@dg.asset(
+    deps=["training_set", "autoencoder"],
+    group_name="training",
+    pool="gpu",
+    kinds={"mosaicml"},
+    owners=["team:models"],
+)
 def latent_shards(
     context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
 ) -> dg.MaterializeResult:

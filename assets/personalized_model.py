@@ -14,6 +14,7 @@ subjects = dg.DynamicPartitionsDefinition(name="subjects")
     partitions_def=subjects,
     deps=["autoencoder", "pretrained_dit"],
     group_name="personal",
+    pool="gpu",
     kinds={"pytorch", "mlflow"},
     owners=["team:models"],
 )

@@ -12,6 +12,7 @@ from deploy.specs import EXPORT_CHECKS
 @dg.asset(
     deps=["training_set", "autoencoder", "distilled_model"],
     group_name="shipping",
+    pool="gpu",
     kinds={"onnx", "mlflow"},
     owners=["team:serving"],
     check_specs=[dg.AssetCheckSpec(name, asset="tensorrt_engine") for name in EXPORT_CHECKS],
