@@ -2,28 +2,26 @@
 
 import dagster as dg
 
+from assets.launchpad import launchpad
 from assets.line import Line
-from assets.stage import StageConfig
 from assets.training_job import launch_recipe
 
 
 @dg.asset(
+    config_schema=launchpad("autoencoder"),
     deps=["training_set"],
     group_name="training",
     pool="gpu",
     kinds={"pytorch", "mlflow"},
     owners=["team:models"],
 )
-def autoencoder(
-    context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
-) -> dg.MaterializeResult:
+def autoencoder(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """A KL autoencoder: every picture becomes a grid of latents on which the transformer is cheap."""
     from training.specs import AutoencoderSpec
 
     return launch_recipe(
         context,
         line,
-        config,
         asset="autoencoder",
         verb="autoencoder",
         section="autoencoder",

@@ -2,28 +2,26 @@
 
 import dagster as dg
 
+from assets.launchpad import launchpad
 from assets.line import Line
-from assets.stage import StageConfig
 from assets.training_job import launch_recipe
 
 
 @dg.asset(
+    config_schema=launchpad("distil"),
     deps=["training_set", "autoencoder", "latent_shards", "inpainting_finetune"],
     group_name="training",
     pool="gpu",
     kinds={"pytorch", "mlflow"},
     owners=["team:models"],
 )
-def distilled_model(
-    context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
-) -> dg.MaterializeResult:
+def distilled_model(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """The student: a flow map anchored at the fine-tuned teacher, four forwards where the teacher takes sixteen."""
     from training.specs import DistilSpec
 
     return launch_recipe(
         context,
         line,
-        config,
         asset="distilled_model",
         verb="distil",
         section="distil",

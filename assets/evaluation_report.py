@@ -4,8 +4,9 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.launchpad import launchpad
 from assets.line import Line
-from assets.stage import StageConfig, upstream_of
+from assets.stage import upstream_of
 from assets.training_job import launch_recipe
 from assets.trust import trust_of
 from deploy.specs import CHECKS
@@ -26,6 +27,7 @@ _STAGES = [
 
 
 @dg.asset(
+    config_schema=launchpad("evaluate"),
     deps=["training_set", *_STAGES],
     group_name="shipping",
     pool="gpu",
@@ -33,9 +35,7 @@ _STAGES = [
     owners=["team:serving"],
     check_specs=[dg.AssetCheckSpec(name, asset="evaluation_report") for name in CHECKS],
 )
-def evaluation_report(
-    context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
-) -> dg.MaterializeResult:
+def evaluation_report(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """Colours, floor line, shadow, product identity, expansion and latency against the teacher and simple baselines."""
     from deploy.specs import EvaluateSpec
 
@@ -49,7 +49,6 @@ def evaluation_report(
     return launch_recipe(
         context,
         line,
-        config,
         asset="evaluation_report",
         room="deploy",
         verb="evaluate",

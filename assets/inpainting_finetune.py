@@ -2,28 +2,26 @@
 
 import dagster as dg
 
+from assets.launchpad import launchpad
 from assets.line import Line
-from assets.stage import StageConfig
 from assets.training_job import launch_recipe
 
 
 @dg.asset(
+    config_schema=launchpad("finetune"),
     deps=["training_set", "autoencoder", "latent_shards", "pretrained_dit"],
     group_name="training",
     pool="gpu",
     kinds={"pytorch", "mlflow"},
     owners=["team:models"],
 )
-def inpainting_finetune(
-    context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
-) -> dg.MaterializeResult:
+def inpainting_finetune(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """The model that paints a background around a product, and nothing over it."""
     from training.specs import FinetuneSpec
 
     return launch_recipe(
         context,
         line,
-        config,
         asset="inpainting_finetune",
         verb="finetune",
         section="finetune",

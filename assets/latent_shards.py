@@ -2,28 +2,26 @@
 
 import dagster as dg
 
+from assets.launchpad import launchpad
 from assets.line import Line
-from assets.stage import StageConfig
 from assets.training_job import launch_recipe
 
 
 @dg.asset(
+    config_schema=launchpad("latents"),
     deps=["training_set", "autoencoder"],
     group_name="training",
     pool="gpu",
     kinds={"mosaicml"},
     owners=["team:models"],
 )
-def latent_shards(
-    context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
-) -> dg.MaterializeResult:
+def latent_shards(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """What the transformer trains on. Incremental: a slice this autoencoder has encoded is not encoded again."""
     from training.specs import LatentsSpec
 
     return launch_recipe(
         context,
         line,
-        config,
         asset="latent_shards",
         verb="latents",
         section="latents",

@@ -6,19 +6,66 @@ The launchpad refuses unknown keys, wrong types and unknown choices while they a
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import dagster as dg
 
+from infra.errors import BackdropError
 from training.presets.section import Section
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
+    from training.presets import Preset
+
 _SCALARS: dict[Any, Any] = {int: dg.Int, float: dg.Float, bool: dg.Bool, str: dg.String}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the launchpad asked of one materialisation."""
+
+    overrides: Mapping[str, Any]
+    adopt: bool
+
+
+def launchpad(section: str) -> dict[str, dg.Field]:
+    """The configuration of an asset that a recipe makes from the preset's section `section`."""
+    preset = _preset()
+    values: Section = getattr(preset, section)
+    return {
+        "overrides": overrides(type(values), values.model_dump(), preset.name),
+        "adopt": dg.Field(
+            dg.Bool,
+            default_value=False,
+            description="train on the newest dataset version, also where the policy would stay with the pinned one",
+        ),
+    }
+
+
+def asked_in(context: dg.AssetExecutionContext) -> Asked:
+    """The configuration of `context`'s asset, as `launchpad` described it."""
+    given = context.op_execution_context.op_config
+    return Asked(given.get("overrides", {}), given["adopt"])
+
+
+@functools.cache
+def _preset() -> Preset:
+    """This installation's; the defaults where its settings are wrong: the page must open, and the first run says so."""
+    from infra.settings import Settings
+    from training.presets import load_preset
+    from training.presets.sections import Preset
+
+    try:
+        settings = Settings.load()
+        return load_preset(settings.preset, settings.config)
+    except BackdropError:
+        return Preset(name="defaults")
 
 
 def overrides(section: type[Section], preset: Mapping[str, Any], name: str) -> dg.Field:

@@ -2,8 +2,8 @@
 
 import dagster as dg
 
+from assets.launchpad import launchpad
 from assets.line import Line
-from assets.stage import StageConfig
 from assets.training_job import launch_recipe
 from infra.errors import BackdropError
 
@@ -11,6 +11,7 @@ subjects = dg.DynamicPartitionsDefinition(name="subjects")
 
 
 @dg.asset(
+    config_schema=launchpad("personalise"),
     partitions_def=subjects,
     deps=["autoencoder", "pretrained_dit"],
     group_name="personal",
@@ -18,9 +19,7 @@ subjects = dg.DynamicPartitionsDefinition(name="subjects")
     kinds={"pytorch", "mlflow"},
     owners=["team:models"],
 )
-def personalized_model(
-    context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
-) -> dg.MaterializeResult:
+def personalized_model(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """DreamBooth, LoRA or textual inversion, as `personalise.method` says. `backdrop personalise` records the subject;
     only what was learned is kept, beside the id of the base."""
     from training.personalise.subject import read_subject
@@ -35,7 +34,6 @@ def personalized_model(
     return launch_recipe(
         context,
         line,
-        config,
         asset="personalized_model",
         verb="personalise",
         section="personalise",

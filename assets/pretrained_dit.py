@@ -2,28 +2,26 @@
 
 import dagster as dg
 
+from assets.launchpad import launchpad
 from assets.line import Line
-from assets.stage import StageConfig
 from assets.training_job import launch_recipe
 
 
 @dg.asset(
+    config_schema=launchpad("pretrain"),
     deps=["training_set", "autoencoder", "latent_shards"],
     group_name="training",
     pool="gpu",
     kinds={"pytorch", "mlflow"},
     owners=["team:models"],
 )
-def pretrained_dit(
-    context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
-) -> dg.MaterializeResult:
+def pretrained_dit(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """Flow matching on latents, conditioned on text and on (masked latent, mask)."""
     from training.specs import PretrainSpec
 
     return launch_recipe(
         context,
         line,
-        config,
         asset="pretrained_dit",
         verb="pretrain",
         section="pretrain",

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
 
 from assets import costs
 from assets.line import Line
@@ -27,16 +26,6 @@ from infra.sources import source_hash
 
 #: Pictures up to this size travel inside Dagster's event; larger ones, and those of delivered images, are named.
 INLINE_BYTES = 400_000
-
-
-class StageConfig(dg.Config):
-    """What the launchpad may change for one materialisation; unknown keys are refused with the nearest known one."""
-
-    overrides: dict[str, Any] = Field(default={}, description="keys of this stage's section of the preset")
-    adopt: bool = Field(
-        default=False,
-        description="train on the newest dataset version, also where the policy would stay with the pinned one",
-    )
 
 
 @dataclass(frozen=True)

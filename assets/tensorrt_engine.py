@@ -2,14 +2,16 @@
 
 import dagster as dg
 
+from assets.launchpad import launchpad
 from assets.line import Line
-from assets.stage import StageConfig, upstream_of
+from assets.stage import upstream_of
 from assets.training_job import launch_recipe
 from assets.trust import seal, trust_of
 from deploy.specs import EXPORT_CHECKS
 
 
 @dg.asset(
+    config_schema=launchpad("export"),
     deps=["training_set", "autoencoder", "distilled_model"],
     group_name="shipping",
     pool="gpu",
@@ -17,9 +19,7 @@ from deploy.specs import EXPORT_CHECKS
     owners=["team:serving"],
     check_specs=[dg.AssetCheckSpec(name, asset="tensorrt_engine") for name in EXPORT_CHECKS],
 )
-def tensorrt_engine(
-    context: dg.AssetExecutionContext, config: StageConfig, line: dg.ResourceParam[Line]
-) -> dg.MaterializeResult:
+def tensorrt_engine(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """What serves. TensorRT where it is installed, ONNX Runtime otherwise; the page says which of the two ran."""
     from assets.curation.decide import BUCKETS
     from deploy.specs import ExportSpec
@@ -27,7 +27,6 @@ def tensorrt_engine(
     return launch_recipe(
         context,
         line,
-        config,
         asset="tensorrt_engine",
         room="deploy",
         verb="export",

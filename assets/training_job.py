@@ -15,11 +15,11 @@ import dagster as dg
 
 from assets import costs
 from assets.adoption import adopt, recipe_mark
+from assets.launchpad import asked_in
 from assets.line import Line
 from assets.owner import claim
 from assets.stage import (
     Stage,
-    StageConfig,
     Upstream,
     committed,
     job_key,
@@ -51,7 +51,6 @@ _NOT_VERSIONED = {"store", "output", "latents", "dataset", "stage_results", "tru
 def launch_recipe(
     context: dg.AssetExecutionContext,
     line: Line,
-    config: StageConfig,
     *,
     asset: str,
     verb: str,
@@ -74,8 +73,9 @@ def launch_recipe(
     called with a result once it is registered, and at every materialisation after that.
     """
     claim(context)
+    asked = asked_in(context)
     inputs = {name: upstream_of(context, line, name) for name in upstream}
-    chosen = chosen_section(line.preset, section, config.overrides)
+    chosen = chosen_section(line.preset, section, asked.overrides)
     encoder = identity(line.settings.text_encoder)
 
     def stage_on(dataset: str) -> tuple[Stage, dict[str, Any]]:
@@ -110,7 +110,7 @@ def launch_recipe(
         def made_on(dataset: str) -> bool:
             return committed(line, output_prefix(asset, stage_on(dataset)[0].version, None)) is not None
 
-        adoption = adopt(context, line, asset, newest, asked=config.adopt, made_on=made_on)
+        adoption = adopt(context, line, asset, newest, asked=asked.adopt, made_on=made_on)
         stage, fields = stage_on(adoption.version)
     version = stage.version
     output = output_prefix(asset, version, None)
@@ -154,7 +154,7 @@ def chosen_section(preset: Preset, name: str, overrides: Mapping[str, Any]) -> S
 
     section: Section = getattr(preset, name)
     try:
-        return type(section).model_validate(merge(section.model_dump(), overrides))
+        return type(section).model_validate(merge(section.model_dump(exclude_unset=True), overrides))
     except ValidationError as error:
         raise explain(error, type(section), f"overrides of {name}") from None
 

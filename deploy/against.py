@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from deploy import compare, contest, contest_page
+from deploy.engines.onnxruntime import BACKEND
 from deploy.engines.open import open_engine
 from deploy.engines.protocol import GraphEngine
 from deploy.specs import EvaluateSpec
@@ -63,7 +64,7 @@ def against_champion(
     if spec.champion is None:
         return Against(contest.scores_of(tuples, made, judges), apart=_apart(tuples, made, judges.extractor))
     # Where it cannot be opened that ends the job: a refusal would be kept, and hold after it was put right.
-    backend = open_bundle(job.store, spec.champion).meta["backend"]
+    backend = open_bundle(job.store, spec.champion).meta.get("backend", BACKEND)
     champion = open_engine(job.store, spec.champion, spec.trust, backend, text_encoder=spec.text_encoder)
     section = spec.config
     untimed = fallen_back(champion, engine)

@@ -72,7 +72,9 @@ def open_verified(store: ObjectStore, identity: str, kind: str, trust: Trust) ->
         signature = store.get(signature_key(identity))
     except ObjectMissing:
         raise BackdropError(
-            f"{what} is not signed.", "Materialise tensorrt_engine, which signs what it made."
+            f"{what} is not signed.",
+            "Materialise tensorrt_engine, which signs what it made; a champion of an earlier release is replaced by "
+            "hand: `backdrop promote`.",
         ) from None
     manifest = store.get(manifest_key(identity))
     if sha256_bytes(manifest) != identity:  # it was read twice

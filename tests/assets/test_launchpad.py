@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets.launchpad import overrides
+from assets.launchpad import Asked, asked_in, overrides
 from training.presets import load_preset
 from training.presets.section import Section
 from training.presets.sections import Preset
@@ -75,3 +75,39 @@ def test_a_wrong_key_type_or_choice_is_refused_while_it_is_typed(name: str, give
 )
 def test_only_what_was_asked_for_comes_out(name: str, given: Any) -> None:
     assert checked(name, given) == given
+
+
+def test_every_stage_with_a_section_shows_it_and_reads_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from assets import autoencoder as module
+    from assets.training_job import chosen_section
+    from infra.errors import BackdropError
+    from orchestration.definitions import LINEAGE
+
+    shown = {
+        asset.key.to_user_string()
+        for asset in LINEAGE
+        if "overrides" in getattr(asset.op.config_schema.as_field().config_type, "fields", {})
+    }
+    assert shown == {
+        "autoencoder", "latent_shards", "pretrained_dit", "inpainting_finetune", "distilled_model", "tensorrt_engine",
+        "evaluation_report", "personalized_model",
+    }  # fmt: skip
+
+    seen = []
+
+    def launch(context: dg.AssetExecutionContext, line: object, **_: object) -> dg.MaterializeResult:
+        seen.append(asked_in(context))
+        return dg.MaterializeResult()
+
+    monkeypatch.setattr(module, "launch_recipe", launch)
+    config = {"overrides": {"steps": 3, "optimiser": "muon", "crop": None}, "adopt": True}
+    run_config = {"ops": {"autoencoder": {"config": config}}}
+    given: dict[str, Any] = {"resources": {"line": object()}, "instance": dg.DagsterInstance.ephemeral()}
+    assert dg.materialize([module.autoencoder], run_config=run_config, **given).success
+    assert dg.materialize([module.autoencoder], **given).success
+    assert seen == [Asked(config["overrides"], True), Asked({}, False)]  # type: ignore[arg-type]
+    # What only pydantic knows is refused when the run starts, in words.
+    with pytest.raises(BackdropError, match=r"steps.*greater than or equal to 1"):
+        chosen_section(load_preset("nano"), "autoencoder", {"steps": 0})
+    # A default that follows from another key follows from what was asked for.
+    assert chosen_section(load_preset("nano"), "distil", {"student_steps": 2}).other_steps == {8: 0.2, 1: 0.1}  # type: ignore[attr-defined]
