@@ -248,6 +248,21 @@ def plan(
 
 
 @app.command()
+def alerts(
+    limit: Annotated[int, typer.Option(help="How many.", min=1, max=1000)] = 20,
+    test: Annotated[bool, typer.Option("--test", help="Send one message to every destination instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """What somebody was told of, newest first. Example: backdrop alerts --test"""
+    from orchestration.alerts import listing
+
+    if test:
+        listing.send_test(Settings.load(), console)
+    else:
+        listing.show_alerts(Settings.load(), console, limit, as_json)
+
+
+@app.command()
 def migrate() -> None:
     """Bring the databases that are given by URL to this version. Example: backdrop migrate"""
     from orchestration.migrate import migrate as bring_up

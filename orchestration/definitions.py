@@ -17,6 +17,7 @@ from assets.promotion import human_approval, promotion
 from assets.raw_images import raw_images
 from assets.tensorrt_engine import tensorrt_engine
 from assets.training_set import training_set
+from orchestration.alerts.sensor import alerts
 from orchestration.automation import (
     SCHEDULES,
     SENSORS,
@@ -49,7 +50,7 @@ defs = dg.Definitions(
     asset_checks=[human_approval],
     jobs=[ingest_job, retrain_job, training_set_job, personalise_job, *PROMOTION_JOBS],
     schedules=SCHEDULES,
-    sensors=[*SENSORS, job_reaper, promote_when_approved, watch_champion],
+    sensors=[*SENSORS, job_reaper, promote_when_approved, watch_champion, alerts],
     resources={"line": Line()},
     # The stages follow one another and each wants the whole machine: a process per step would only add imports.
     executor=dg.in_process_executor,

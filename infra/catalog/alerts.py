@@ -105,11 +105,11 @@ class Alerts(CatalogDatabase):
         with self._transaction() as connection:
             return connection.execute(update(AlertRecord).where(over).values(ended_at=now)).rowcount
 
-    def open_causes(self, causes: Collection[str]) -> set[str]:
-        """Those of these causes that are written down and have not ended."""
+    def written_causes(self, causes: Collection[str]) -> set[str]:
+        """Those of these causes that are written down, open or not."""
         c = _ALERTS.c
         with self._transaction() as connection:
-            return set(connection.scalars(select(c.cause).where(c.cause.in_(list(causes)), c.ended_at.is_(None))))
+            return set(connection.scalars(select(c.cause).where(c.cause.in_(list(causes)))))
 
     def join_alerts(self, destination: str, once: Collection[str]) -> None:
         """What is open waits for this destination too, unless it is of a kind that happens `once`."""
