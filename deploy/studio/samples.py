@@ -60,8 +60,8 @@ def _read(store: ObjectStore, version: str) -> dict[str, Sample]:
         rows = read_slices(store, load_version(store, version).of("holdout"), Path(cache))
         chosen = islice((row for row in rows if row["mask"] and is_catalogue(row["attributes"])), COUNT)
         return {
-            row["id"][:16]: Sample(
-                row["id"][:16],
+            row["id"]: Sample(
+                row["id"],
                 row["image"],
                 row["mask"],
                 (row["captions"] or ["a product"])[0],

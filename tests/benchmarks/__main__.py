@@ -16,7 +16,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "training": ["trunk", "training_job", "training_overhead", "training_gpu", "personalise"],
     "cluster": ["slices"],
     "ship": ["gate", "promotion", "distillation", "engines", "engines_gpu"],
-    "operate": ["definitions", "pages", "whole_line"],
+    "operate": ["definitions", "pages", "studio", "whole_line"],
 }
 
 
