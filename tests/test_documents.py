@@ -45,6 +45,7 @@ TESTED = {
     "backdrop reject": HUMANS,
     "backdrop sign": HUMANS,
     "backdrop jobs reap": "tests/cluster/test_launcher.py::test_the_reaper_ends_what_a_killed_worker_could_not",
+    "backdrop alerts": "tests/orchestration/test_alerts.py::test_the_command_lists_and_tries",
     "backdrop migrate": f"{DOCTOR}::test_migrating_brings_all_three_databases_up_and_again_changes_nothing",
     "backdrop doctor": f"{DOCTOR}::test_the_exit_code_says_whether_something_failed",
 }
@@ -429,3 +430,31 @@ def test_the_glossary_is_in_order_and_each_word_is_one_sentence() -> None:
     assert words == sorted(set(words))
     assert len(entries) == text.count("\n* ")
     assert [word for word, meaning in entries if not meaning.endswith(".") or re.search(r"\. [A-Z]", meaning)] == []
+
+
+# ── scaling ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def programs() -> tuple[str, list[str]]:
+    """(the page, its programs in order): counted operations, the arithmetic, the measurement."""
+    page = (REPOSITORY / "docs" / "scaling.md").read_text()
+    return page, re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_plan_for_scaling_says_what_its_programs_print(number: int) -> None:
+    page, found = programs()
+    printed = run([sys.executable, "-"], REPOSITORY, found[number]).splitlines()
+    assert len(printed) >= 3
+    assert [line for line in printed if line not in page] == []
+
+
+@pytest.mark.integration
+def test_the_measurement_of_the_plan_for_scaling_runs(tmp_path: Path) -> None:
+    (tmp_path / "measure.py").write_text(programs()[1][2])
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "BENCH_IMAGES": "12"}
+    command = [sys.executable, "measure.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"[\d.]+ pictures a second and core, \d+ of 12 kept", done.stdout)
+    assert re.search(r"[\d,]+ bytes of the catalog and [\d.]+ verdicts per picture", done.stdout)
