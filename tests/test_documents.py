@@ -33,6 +33,7 @@ OVERLAYS = "tests/infra/test_kubernetes_overlays.py::test_an_overlay_is_whole"
 TESTED = {
     "backdrop run": "tests/line/test_small_line.py::test_every_asset_is_made",
     "backdrop ui": "tests/line/test_web_ui.py::test_a_person_sees_the_line_and_materialises_an_asset",
+    "backdrop studio": "tests/deploy/studio/test_studio.py::test_without_a_champion_it_says_what_to_do",
     "backdrop clean": TUTORIAL,
     "backdrop personalise": "tests/line/test_personalise.py::test_a_subject_becomes_a_partition_and_is_not_made_twice",
     "backdrop quarantine": TUTORIAL,
@@ -44,6 +45,7 @@ TESTED = {
     "backdrop approve": HUMANS,
     "backdrop reject": HUMANS,
     "backdrop sign": HUMANS,
+    "backdrop plan": "tests/orchestration/test_automation_line.py::test_the_dry_run_says_the_same",
     "backdrop jobs reap": "tests/cluster/test_launcher.py::test_the_reaper_ends_what_a_killed_worker_could_not",
     "backdrop alerts": "tests/orchestration/test_alerts.py::test_the_command_lists_and_tries",
     "backdrop migrate": f"{DOCTOR}::test_migrating_brings_all_three_databases_up_and_again_changes_nothing",
@@ -52,6 +54,7 @@ TESTED = {
 
 #: Programs of others: what of ours a command hands to them, and the test that holds that. The programs are not run.
 OTHERS = {
+    "curl": "tests/deploy/studio/test_documents.py::test_every_curl_of_the_page_works",
     "docker build": "tests/infra/test_kubernetes_images.py::test_what_is_copied_exists_and_is_let_through",
     "kubectl apply": OVERLAYS,
     "kubectl create": "tests/infra/test_kubernetes_manifests.py::test_no_secret_is_in_the_repository",
@@ -271,7 +274,7 @@ def test_the_pages_have_commands_of_every_kind() -> None:
         ("make bench NAME=nothing", "nothing"),
         ("python -m training.nowhere", "training.nowhere"),
         ("python -m training sweeep --spec x", "sweeep"),
-        ("curl http://127.0.0.1", "no test is named"),
+        ("wget http://127.0.0.1", "no test is named"),
         ("true && backdrop runs", "no command 'runs'"),
     ],
 )
