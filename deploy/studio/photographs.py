@@ -88,7 +88,7 @@ def alpha_of(data: bytes, limits: Limits) -> np.ndarray | None:
 
 
 def grown(mask: np.ndarray) -> np.ndarray:
-    """A mask and a rim of a hundredth of the picture: what is erased leaves no halo."""
+    """A mask and a rim of a hundredth of the picture: what is erased leaves no halo. An empty one stays empty."""
     reach = max(1, round(0.01 * max(mask.shape)))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     return np.asarray(cv2.dilate(mask.astype(np.uint8), kernel)) > 0

@@ -178,14 +178,16 @@ def _mask(mask: Mask) -> dict[str, Any]:
 def make_mask(room: Room, form: Form) -> tuple[bytes, Mask]:
     """A PNG of the product in the form's photograph, and the mask it shows. Raises Refusal."""
     for name in form.fields:
-        if name != "sample":
-            raise Refusal(422, "field", f"A mask takes no field '{name[:40]}'.", "Give photograph or sample.")
+        if name not in ("sample", "task"):
+            raise Refusal(422, "field", f"A mask takes no field '{name[:40]}'.", "Give photograph or sample, and task.")
     asked = Asked(Task.BACKGROUND, "", sample=form.fields.get("sample", "").strip())
     data, own = _photograph(room, asked, form)
     if own is not None:
         mask = Mask(read_mask(own, room.limits), "sample")
     else:
         mask = find_mask(data, read_photograph(data, room.limits), room.limits)
+    if form.fields.get("task", "").strip() == Task.ERASE:
+        mask = Mask(grown(mask.product), mask.source, mask.confidence)
     return encode_png(mask.product.astype("uint8") * 255), mask
 
 

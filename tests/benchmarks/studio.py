@@ -73,7 +73,7 @@ def promises() -> Iterator[Promise]:
         yield Promise("promotion under load, new version answers after", first - promoted[0], SWAP_BAR, "s",
                       at_least=False)  # fmt: skip
 
-        grown, floor = memory(studio, photograph)
+        grown, floor = memory(studio, _photograph(SIDE // 2))
         print(f"memory after {WARM} requests {floor:.0f} MB, {REQUESTS} more: {grown:+.1f} MB", flush=True)
         yield Promise(f"memory, growth over {REQUESTS} requests", grown, MEMORY_BAR, "MB", at_least=False)
         yield Promise("product pixels violated", studio.metric("product_pixels_violated_total"), 0, at_least=False)
@@ -153,11 +153,11 @@ def _reward(store: ObjectStore, engine: str) -> None:
     store.put(f"stages/evaluation_report/{engine[:12]}/result.json", result.model_dump_json().encode())
 
 
-def _photograph() -> dict[str, bytes]:
+def _photograph(side: int = SIDE) -> dict[str, bytes]:
     from assets.sample_catalogue.renderer import render
     from infra.images import encode_jpeg, encode_png
 
-    scene = render(0, 0, SIDE)
+    scene = render(0, 0, side)
     mask = scene.product_mask.astype(np.uint8) * 255
     return {"photograph": encode_jpeg(scene.image), "mask": encode_png(mask)}
 

@@ -189,6 +189,7 @@ async function showMask(blob) {
 async function automatic() {
   const form = new FormData();
   form.append("photograph", state.file);
+  form.append("task", state.task);
   say("Looking for the product…");
   try {
     const answer = await answerOf(await fetch("/v1/mask", { method: "POST", body: form }));

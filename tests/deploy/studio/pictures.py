@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import zlib
@@ -56,6 +57,7 @@ def bomb(width: int, height: int) -> bytes:
     )
 
 
+@functools.cache
 def bad_files() -> dict[str, tuple[bytes, int]]:
     """Name → a file that is no usable photograph, and the status that says so."""
     image, _ = photograph()

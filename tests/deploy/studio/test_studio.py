@@ -209,7 +209,7 @@ def test_bad_requests_are_clear_4xx(client: httpx.Client) -> None:
     refused(post("/v1/background", data={**WORDS, "photograph": "x"}), 415)
     refused(post("/v1/background", json=WORDS), 415)
     refused(post("/v1/background", content=b"--x\r\n", headers={"Content-Type": "multipart/form-data"}), 400)
-    refused(post("/v1/background", content=b"junk", headers={"Content-Type": "multipart/form-data; boundary=x"}), 422)
+    refused(post("/v1/background", content=b"junk", headers={"Content-Type": "multipart/form-data; boundary=x"}), 400)
     refused(client.get("/v1/background"), 405)
     refused(client.get("/nothing"), 404)
     refused(client.get("/v1/pictures/nothing.png"), 404)
