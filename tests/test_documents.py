@@ -87,13 +87,13 @@ class Command:
 
 
 def commands_of(text: str) -> Iterator[Command]:
-    """Of blocks marked sh all, of blocks without a language and of sentences those of programs that are known."""
+    """Of blocks marked sh all; of blocks of text and of sentences those of programs that are known."""
     fence = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
     known = {*OURS, *(name.split()[0] for name in OTHERS)}
     for language, body in fence.findall(text):
         lines = re.sub(r"\\\n", " ", re.sub(r"\|\n", "| ", body)).splitlines()
         for line in lines:
-            if language == "sh" or (not language and line.split()[:1] and line.split()[0] in known):
+            if language == "sh" or (language in ("", "text") and line.split()[:1] and line.split()[0] in known):
                 yield from _split(line, False)
     for span in re.findall(r"`([^`]+)`", fence.sub("", text)):
         if span.split()[:1] and span.split()[0] in known and (" " in span.strip()):
