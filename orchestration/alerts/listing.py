@@ -38,7 +38,8 @@ def show_alerts(settings: Settings, console: Console, limit: int, as_json: bool)
     from orchestration.alerts.sensor import NOWHERE
     from orchestration.services import services
 
-    with services(settings, console) as environment:
+    apart = Console(stderr=True) if as_json else console  # what the services say is no JSON
+    with services(settings, apart) as environment:
         os.environ.update(environment)
         rows = newest(limit)
     if as_json:

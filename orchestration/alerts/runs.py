@@ -82,9 +82,10 @@ def _job(run: dg.DagsterRun) -> str:
 
 def failure_of(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:
     """The step that failed first, and what it said; a run without one (its process died) says so itself."""
-    wanted = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
-    for kind in (dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE):
-        for entry in instance.all_logs(run_id, of_type=wanted):
+    kinds = (dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE)
+    entries = list(instance.all_logs(run_id, of_type=set(kinds)))
+    for kind in kinds:
+        for entry in entries:
             event = entry.dagster_event
             if event is None or event.event_type != kind:
                 continue
