@@ -112,7 +112,7 @@ def _facts(app: FastAPI, room: Room) -> None:
     @app.get("/v1/samples/{identity}")
     async def sample(identity: str) -> Response:
         found = (await room.desk.by_hand(lambda: _samples(room))).get(identity)
-        return _missing("sample") if found is None else Response(found.image, media_type="image/jpeg")
+        return _missing("sample") if found is None else Response(found.image, media_type=f"image/{found.format}")
 
     @app.get("/v1/samples/{identity}/mask")
     async def sample_mask(identity: str) -> Response:

@@ -37,6 +37,6 @@ def room_of(source: Source, store: ObjectStore, fallbacks: Counter[str], limits:
         metrics,
         Engines(source, idle_seconds=limits.idle_seconds, told=told),
         Desk(limits, metrics),
-        Shelf(limits.shelf_bytes, limits.shelf_seconds),
+        Shelf(limits.shelf_bytes, limits.shelf_pictures, limits.shelf_seconds),
         Samples(store),
     )

@@ -23,8 +23,9 @@ class Limits:
     queue_seconds: float = 30
     engine_seconds: float = 120
     """A call of the engine that takes longer makes /healthz fail."""
-    shelf_bytes: int = 256_000_000
-    """Finished pictures kept for their download; the oldest go first."""
+    shelf_bytes: int = 512_000_000
+    """Finished pictures kept for their download; the oldest go first. One answer of the largest ones fits."""
+    shelf_pictures: int = 256
     shelf_seconds: float = 900
     idle_seconds: float = 300
     """After which a challenger that nobody asks is closed."""

@@ -121,12 +121,17 @@ class LineSource:
         self._fallbacks: Counter[str] = Counter() if fallbacks is None else fallbacks
 
     def aliases(self) -> dict[str, ModelVersion]:
-        found = self._registry.aliases(MODEL)
-        return {
-            alias: self._registry.version(MODEL, found[alias], f"{MODEL}@{alias} points at version {found[alias]}")
-            for alias in (CHAMPION, CHALLENGER)
-            if alias in found
-        }
+        at, found = self._registry.aliases(MODEL), {}
+        for alias in (CHAMPION, CHALLENGER):
+            try:
+                if alias in at:
+                    who = f"{MODEL}@{alias} points at version {at[alias]}"
+                    found[alias] = self._registry.version(MODEL, at[alias], who)
+            except BackdropError as error:
+                if alias == CHAMPION:
+                    raise
+                log.warning("there is no challenger to compare with: %s", error.what)
+        return found
 
     def open(self, version: ModelVersion) -> Opened:
         from deploy.engines.open import open_engine

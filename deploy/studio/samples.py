@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from deploy.samples import is_catalogue
 from infra.errors import BackdropError
@@ -26,6 +27,7 @@ class Sample:
     """One photograph as its file, its true mask as a PNG, and the words that it was rendered from."""
 
     id: str
+    format: str
     image: bytes
     mask: bytes
     caption: str
@@ -48,7 +50,7 @@ class Samples:
             if version != self._version:
                 try:
                     self._found = _read(self._store, version)
-                except BackdropError as error:  # withdrawn, or gone: the page then has an upload only
+                except (BackdropError, OSError) as error:  # withdrawn, or gone: the page then has an upload only
                     log.warning("there are no sample photographs: %s", error)
                     self._found = {}
                 self._version = version
@@ -59,13 +61,10 @@ def _read(store: ObjectStore, version: str) -> dict[str, Sample]:
     with tempfile.TemporaryDirectory(prefix="backdrop-samples-") as cache:
         rows = read_slices(store, load_version(store, version).of("holdout"), Path(cache))
         chosen = islice((row for row in rows if row["mask"] and is_catalogue(row["attributes"])), COUNT)
-        return {
-            row["id"]: Sample(
-                row["id"],
-                row["image"],
-                row["mask"],
-                (row["captions"] or ["a product"])[0],
-                *probe(row["image"])[1:],
-            )
-            for row in chosen
-        }
+        return {row["id"]: _sample(row) for row in chosen}
+
+
+def _sample(row: Mapping[str, Any]) -> Sample:
+    kind, width, height = probe(row["image"])
+    caption = (row["captions"] or ["a product"])[0]
+    return Sample(row["id"], kind, row["image"], row["mask"], caption, width, height)

@@ -1,4 +1,4 @@
-"""Finished pictures, kept in memory until they are fetched: bounded in bytes and in time, the oldest go first."""
+"""Finished pictures, kept in memory until they are fetched: bounded in number, bytes and time, the oldest go first."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Kept:
 class Shelf:
     """Thread-safe. Ids cannot be guessed."""
 
-    def __init__(self, most: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most, self._seconds, self._clock = most, seconds, clock
+    def __init__(self, most: int, count: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._count, self._seconds, self._clock = most, count, seconds, clock
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class Shelf:
         with self._lock:
             self._kept[identity] = Kept(data, format, self._clock())
             self._bytes += len(data)
-            while len(self._kept) > 1 and (self._bytes > self._most or self._stale()):
+            while len(self._kept) > 1 and (self._bytes > self._most or len(self._kept) > self._count or self._stale()):
                 _, gone = self._kept.popitem(last=False)
                 self._bytes -= len(gone.data)
         return identity

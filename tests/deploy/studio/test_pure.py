@@ -222,7 +222,7 @@ def test_a_violated_pixel_is_counted_and_made_good(monkeypatch: pytest.MonkeyPat
 
 def test_the_shelf_is_bounded_in_bytes_and_time() -> None:
     now = [0.0]
-    shelf = Shelf(100, 10, lambda: now[0])
+    shelf = Shelf(100, 3, 10, lambda: now[0])
     ids = [shelf.put(bytes(40), "png") for _ in range(5)]
     assert shelf.held <= 100
     assert [shelf.get(one) is not None for one in ids] == [False, False, False, True, True]
@@ -230,8 +230,9 @@ def test_the_shelf_is_bounded_in_bytes_and_time() -> None:
     assert shelf.get(ids[-1]) is None
     shelf.put(bytes(1000), "png")
     assert shelf.held == 1000
-    shelf.put(b"x", "png")
-    assert shelf.held == 1
+    for _ in range(5):
+        shelf.put(b"x", "png")
+    assert shelf.held == 3
 
 
 # ── guard ─────────────────────────────────────────────────────────────────────────────────────────────────────────
