@@ -1,6 +1,7 @@
 """promotion: the engine becomes the challenger, and the champion when its checks, the gate and the policy agree."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from deploy.registry import ModelVersion, Registry
     from infra.catalog.ledger import Entry
 
-AS_RECORDED, HUMAN_APPROVAL = "alias_as_recorded", "human_approval"
+AS_RECORDED, HUMAN_APPROVAL, CHAMPION_CLEAN = "alias_as_recorded", "human_approval", "champion_clean"
 CARD_STAGES = ("autoencoder", "pretrained_dit", "inpainting_finetune", "distilled_model", "tensorrt_engine")
 LINE = "the line"
 """The actor where no human asked."""
@@ -35,7 +36,12 @@ LINE = "the line"
     group_name="shipping",
     kinds={"mlflow"},
     owners=["team:serving"],
-    check_specs=[dg.AssetCheckSpec(AS_RECORDED, asset="promotion", description="no alias was moved by hand")],
+    # A champion that nothing has challenged for weeks is a line that stands still.
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=28), warn_window=timedelta(days=14)),
+    check_specs=[
+        dg.AssetCheckSpec(AS_RECORDED, asset="promotion", description="no alias was moved by hand"),
+        dg.AssetCheckSpec(CHAMPION_CLEAN, asset="promotion", description="the champion saw nothing taken down since"),
+    ],
     # A yes to the newest engine is what the promotion may be waiting for; no other check's result is. The sensor that
     # acts on it is off by default.
     automation_condition=dg.AutomationCondition.any_deps_match(
@@ -70,6 +76,7 @@ def promotion(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -
     if not why:
         why = _promote(line, registry, found.version, report, context.run.run_id)
     aliases = registry.aliases(name)
+    clean = champion_clean(registry.get_alias(name, CHAMPION))
     version = data_version(
         "deploy.promotion", upstream={"engine": engine.data_version, "report": report.data_version}, config={}
     )
@@ -79,12 +86,13 @@ def promotion(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -
             "model": name,
             "model_version": found.version,
             "champion": aliases.get(CHAMPION, "none"),
+            "tainted": clean.metadata["tainted"],
             "previous": aliases.get(PREVIOUS, "none"),
             "outcome": why or "champion",
             "failed_checks": ", ".join(failed) or "none",
         },
         data={"version": found.version, "promoted": aliases.get(CHAMPION) == found.version},
-        checks=[as_recorded(noticed)],
+        checks=[as_recorded(noticed), clean],
         files={"model card": card},
         shows={card: shows},
     )
@@ -176,6 +184,15 @@ def _write_card(
     if version.run and may_be_copied(line, shows):
         MlflowRuns(str(line.settings.mlflow_uri)).add_artifact(version.run, PurePosixPath("model-card.html"), html)
     return key, shows
+
+
+def champion_clean(champion: "ModelVersion | None") -> Check:
+    """Whether the champion has seen nothing that was taken down since, and which takedowns it has not heard of."""
+    from deploy.registry import TAINT_TAG
+
+    tainted = champion.tags.get(TAINT_TAG, "") if champion else ""
+    who = {"champion": champion.version if champion else "none"}
+    return Check(name=CHAMPION_CLEAN, passed=not tainted, severity="warn", metadata=who | {"tainted": tainted or "no"})
 
 
 def as_recorded(noticed: "list[Entry]") -> Check:

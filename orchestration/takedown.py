@@ -17,6 +17,7 @@ from rich.table import Table
 from infra.errors import BackdropError, ServiceError
 from infra.files import sha256_bytes, sha256_file
 from infra.settings import Settings
+from orchestration.taint import show_champion
 
 if TYPE_CHECKING:
     from assets.curation.takedown import Report
@@ -54,6 +55,7 @@ def take_down(settings: Settings, console: Console, target: str, reason: str, dr
                 line.store, line.catalog, settings.state, order, ids, status.update, line.launcher.elsewhere
             ).run()
             report.models = tag_models(line, ids, report, order.why)
+            show_champion(line)
             status.update("making a training_set without them")
             made = new_training_set(line, report)
         show_report(console, report, made)

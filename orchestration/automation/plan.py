@@ -117,10 +117,11 @@ def plan_weekly(known: Training, means: Means) -> Decision:
     changed = changes(known)
     if not changed and not known.blocked:
         return Decision(WEEKLY, "nothing has changed since the models were made", notes=_taint(known))
-    # The week is in the key: what failed last week is tried again this week, whatever the reason.
+    # The week is in the key: what failed last week is tried again this week, for the same reason.
     year, week, _ = means.now.isocalendar()
+    now = _hash([known.dataset, dict(known.recipes)])
     reasons = [cause.why for cause in early_causes(known)] or changed
-    return _retrain(WEEKLY, [Cause(f"week:{year}-{week:02}", "; ".join(reasons))], known, means)
+    return _retrain(WEEKLY, [Cause(f"week:{year}-{week:02}:{now}", "; ".join(reasons))], known, means)
 
 
 def plan_early(known: Training, means: Means) -> Decision:
