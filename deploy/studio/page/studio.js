@@ -302,7 +302,8 @@ function show(answer) {
   const took = answer.latency_ms;
   $("latency").textContent = `${(took.total / 1000).toFixed(2)} s in all: upload and decoding ${took.upload.toFixed(0)} ms, waiting ${took.queue.toFixed(0)} ms, engine ${took.engine.toFixed(0)} ms, encoding and pixel check ${took.encode.toFixed(0)} ms. Seed ${answer.seed}.`;
   const count = answer.answers.reduce((sum, side) => sum + side.candidates.length, 0);
-  say(`${count} candidate${count === 1 ? "" : "s"} in ${(took.total / 1000).toFixed(1)} s.`);
+  const time = took.total < 1000 ? `${took.total.toFixed(0)} ms` : `${(took.total / 1000).toFixed(1)} s`;
+  say(`${count} candidate${count === 1 ? "" : "s"} in ${time}.`);
   if (matchMedia("(max-width: 860px)").matches) $("answers").scrollIntoView();
 }
 
