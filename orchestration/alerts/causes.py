@@ -36,7 +36,7 @@ MANY = {
     Kind.GATE_REFUSED: "engines were refused",
     Kind.DRIFT: "deliveries look unlike those before",
     Kind.BUDGET: "times automation was paused",
-    Kind.TAINTED: "champions have seen what was taken down",
+    Kind.TAINTED: "times a champion was tainted by a takedown",
     Kind.FALLBACK: "engines run on another backend than they should",
     Kind.PIXELS: "times a product's pixels were changed",
 }

@@ -64,12 +64,16 @@ def _alias(one: Alert) -> str:
 
 
 def tainted(catalog: Catalog, uri: str, models: Sequence[str], pages: Pages, now: datetime) -> Seen:
-    """Each takedown that a champion of now has learned from: by its tag, or by its dataset version, which is withdrawn
-    from the order's first second on."""
+    """Each takedown that a champion of now is tainted by.
+
+    Its tag says so once the takedown is carried out. Until then its dataset version does, which is withdrawn from the
+    order's first second on, though perhaps for a picture that was held out and not learned from.
+    """
     from deploy.registry import CHAMPION, TAINT_TAG, Registry
 
     registry, causes = Registry(uri), []
-    versions = {model.id: model.dataset_version for model in catalog.models()}
+    unfinished = {order.why for order in catalog.unfinished_takedowns()}
+    versions = {model.id: model.dataset_version for model in catalog.models()} if unfinished else {}
     for name in models:
         version = registry.aliases(name).get(CHAMPION)
         if version is None:
@@ -77,8 +81,8 @@ def tainted(catalog: Catalog, uri: str, models: Sequence[str], pages: Pages, now
         found = registry.version(name, version, f"{name}@{CHAMPION}")
         reasons = [part for part in found.tags.get(TAINT_TAG, "").split("; ") if part]
         dataset = versions.get(found.bundle)
-        if dataset and (withdrawn := catalog.withdrawn(dataset)):
-            reasons.append(withdrawn)
+        if dataset and (withdrawn := catalog.withdrawn(dataset)) in unfinished:
+            reasons.append(str(withdrawn))
         causes += taints(name, version, reasons, pages, now)
     return holding(TAINTED_SCOPE, causes)
 
@@ -90,7 +94,7 @@ def taints(name: str, version: str, reasons: Sequence[str], pages: Pages, now: d
         number = re.match(r"takedown (\d+)\b", reason)
         if number or not orders:
             orders.setdefault(number[1] if number else "0", reason)
-    title = f"the champion of {name}, version {version}, has learned from what was taken down"
+    title = f"the champion of {name}, version {version}, is tainted by a takedown"
     links = pages.model(name, version)
     return [
         cause(Kind.TAINTED, f"{TAINTED_SCOPE}{name}:{version}:{order}", title, reason, now, links)

@@ -460,7 +460,9 @@ def test_a_champion_that_has_seen_what_was_taken_down(world: World) -> None:
     assert world.tick() == []
     bundle = world.registry.version(ENGINE, tainted).bundle
     world.registry.taint(ENGINE, bundle, order.why)
+    line.catalog.finish_takedown(order.id, {})
     assert world.tick() == [], "its tag says the same"
+    assert newest(1)[0]["ended_at"] is None
     carry_out(world.line, Command("rollback", ENGINE, reason="tainted"))
     assert world.registry.aliases(ENGINE)[CHAMPION] == clean
     assert world.tick() == []
