@@ -31,6 +31,9 @@ def serve(settings: Settings, console: Console, port: int) -> None:
         with dg.DagsterInstance.get() as instance:
             end_stale_runs(instance)
         loaded = Settings.load()
+        at = port + 1 if is_free(port + 1) else free_port()
+        # Where alerts lead, and whose counters they read.
+        pages = {"BACKDROP_DAGSTER_PAGE": f"http://127.0.0.1:{port}", "BACKDROP_STUDIO_URL": f"http://127.0.0.1:{at}"}
         process = subprocess.Popen(
             [
                 sys.executable,
@@ -47,7 +50,7 @@ def serve(settings: Settings, console: Console, port: int) -> None:
                 "warning",
             ],
             cwd=settings.state,  # where its dagster.yaml lies
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"},
+            env={**pages, **os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"},
             start_new_session=True,
         )
 
@@ -56,7 +59,6 @@ def serve(settings: Settings, console: Console, port: int) -> None:
         try:
             with console.status("waiting for MLflow"):
                 wait_for_mlflow(loaded)
-            at = port + 1 if is_free(port + 1) else free_port()
             beside.append(start_studio("127.0.0.1", at, loaded.state / "studio.log"))
             console.print(f"Dagster  http://127.0.0.1:{port}", highlight=False)
             console.print(f"Studio   http://127.0.0.1:{at}", highlight=False)
