@@ -16,7 +16,7 @@ class Limits:
     prompt: int = 1000
     """Characters, of a prompt and of a negative prompt."""
     candidates: int = 4
-    waiting: int = 24
+    waiting: int = 16
     """Requests that are uploaded, wait, run or are encoded at once; more get 429."""
     waiting_pixels: int = 96_000_000
     """The same in pixels, for decoded photographs are what fills the memory: 3 bytes each, and a mask's one."""
