@@ -131,6 +131,7 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
     return JobResult(
         metadata={
             "backend": engine.backend,
+            **({"fallback": engine.fallback} if engine.fallback else {}),
             "held_out": len(samples),
             "photographs": len(asked),
             **{name: round(value, 4) for name, value in means.get(compare.ENGINE, {}).items()},
