@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from infra.shards import Slice
 
 DATA_VERSION, PARTITION = "dagster/data_version", "dagster/partition"
+FIRST, LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+"""What a backfill's run has in place of a partition, also where it is one."""
 GPU = ("autoencoder", "latent_shards", "pretrained_dit", "inpainting_finetune", "distilled_model", "tensorrt_engine",
        "evaluation_report", "personalized_model")  # fmt: skip
 """Assets whose jobs want the accelerator: they share a pool, and their hours are the budget's."""
@@ -130,14 +132,21 @@ def _versions(instance: dg.DagsterInstance, asset: str) -> dict[str, str]:
 
 
 def _ingest_runs(line: Line, instance: dg.DagsterInstance, due: Sequence[str]) -> list[Run]:
-    """Runs that wait, and those that ended of deliveries which are due. Partitions are asked for in parts: one that has
-    had no run in a while costs nothing."""
+    """Runs that wait, also those of a backfill, and those of the last month which ended of deliveries that are due."""
     if not due:
         return []
-    runs = _runs(line, instance, dg.RunsFilter(job_name="ingest", statuses=_UNFINISHED), 2000)
+    runs = []
+    for job in ("ingest", BY_HAND):
+        runs += _runs(line, instance, dg.RunsFilter(job_name=job, statuses=_UNFINISHED), 2000)
     wanted = set(due)
     recent = dg.RunsFilter(job_name="ingest", statuses=[*_STATES], updated_after=datetime.now(UTC) - timedelta(days=30))
     return runs + [run for run in _runs(line, instance, recent, 2000) if run.partition in wanted]
+
+
+def partition_of(tags: Mapping[str, str]) -> str:
+    """The one partition that a run is about; empty where there is none, or more than one."""
+    first = tags.get(FIRST, "")
+    return tags.get(PARTITION) or (first if first == tags.get(LAST) else "")
 
 
 def _runs(line: Line, instance: dg.DagsterInstance, which: dg.RunsFilter, limit: int) -> list[Run]:
@@ -150,7 +159,7 @@ def _runs(line: Line, instance: dg.DagsterInstance, which: dg.RunsFilter, limit:
         at = record.end_time or record.start_time
         when = datetime.fromtimestamp(at, UTC) if at else record.create_timestamp.astimezone(UTC)
         causes = tuple(filter(None, run.tags.get(CAUSES, "").split(",")))
-        found.append(Run(run.run_id, run.job_name, state, when, causes, run.tags.get(PARTITION, "")))
+        found.append(Run(run.run_id, run.job_name, state, when, causes, partition_of(run.tags)))
     return found
 
 
