@@ -49,13 +49,13 @@ def skipped(what: str, text: str, remedy: str = "") -> Finding:
     return Finding(what, State.SKIPPED, text, remedy)
 
 
-def doctor(console: Console, environment: Mapping[str, str] | None = None, *, pull: bool = False) -> int:
-    """Prints what it finds as it finds it; returns how much of it has to be mended."""
-    ill = 0
+def doctor(console: Console, environment: Mapping[str, str] | None = None, *, pull: bool = False) -> list[Finding]:
+    """Prints what it finds as it finds it, and returns it."""
+    found = []
     for finding in examine(environment, pull=pull):
         show(console, finding)
-        ill += finding.state == State.FAILED
-    return ill
+        found.append(finding)
+    return found
 
 
 def show(console: Console, finding: Finding) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -17,8 +18,11 @@ from training.personalise.subject import MOST, check_names
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
-def teach(settings: Settings, console: Console, subject: str, images: str, word: str, method: str | None) -> None:
-    """Record the subject, open its partition and materialise it. Raises BackdropError with one clear message."""
+def teach(
+    settings: Settings, console: Console, subject: str, images: str, word: str, method: str | None
+) -> dict[str, Any]:
+    """Record the subject, open its partition and materialise it; what came of it. Raises BackdropError with one clear
+    message."""
     from infra.services import NO_TELEMETRY
     from orchestration.remembered import as_last_run
     from orchestration.run import only_run
@@ -31,10 +35,12 @@ def teach(settings: Settings, console: Console, subject: str, images: str, word:
         os.environ.update({**environment, **as_last_run(settings)})
         settings = Settings.load()
         with only_run(settings):
-            _materialise(console, subject, word, pictures, method)
+            return _materialise(console, subject, word, pictures, method)
 
 
-def _materialise(console: Console, subject: str, word: str, pictures: dict[str, bytes], method: str | None) -> None:
+def _materialise(
+    console: Console, subject: str, word: str, pictures: dict[str, bytes], method: str | None
+) -> dict[str, Any]:
     import dagster as dg
 
     from assets.line import Line
@@ -60,6 +66,13 @@ def _materialise(console: Console, subject: str, word: str, pictures: dict[str, 
     )
     console.print(f'captions call it "{metadata["phrase"].value}"', highlight=False)
     console.print("look     `make ui`, asset personalized_model", highlight=False)
+    return {
+        "subject": subject,
+        "method": metadata["method"].value,
+        "phrase": metadata["phrase"].value,
+        "photographs": len(record.photographs),
+        "seconds": seconds,
+    }
 
 
 def photographs_in(uri: str) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from infra.errors import BackdropError, ServiceError, nearest
 from infra.settings import Settings
+from orchestration.screen import plain
 
 if TYPE_CHECKING:
     from assets.line import Line
@@ -127,24 +128,29 @@ def tell_dagster(line: Line, judged: Entry) -> None:
             )
 
 
-def run_command(settings: Settings, console: Console, command: Command) -> None:
-    """The command line's way."""
+def run_command(settings: Settings, console: Console, command: Command) -> dict[str, Any]:
+    """The command line's way; what came of it, for programs."""
+    from orchestration.status import remember_models
+
     with _open_line(settings, console) as line:
         answer = carry_out(line, command)
         _warn(console, answer.noticed)
         row = f" (row {answer.entry.id} of the ledger)" if answer.entry else ""
         console.print(escape(f"{answer.said}{row}"), highlight=False, soft_wrap=True)
+        remember_models(line)
+        return {"action": command.action, "model": command.model, **plain(answer)}
 
 
-def show_token(settings: Settings, console: Console, command: Command) -> None:
+def show_token(settings: Settings, console: Console, command: Command) -> dict[str, Any]:
     """`backdrop sign`."""
     with _open_line(settings, console) as line:
         token, public = token_of(line, command)
         console.print(f"public key {public}", highlight=False, soft_wrap=True)
         console.print(token, markup=False, highlight=False, soft_wrap=True)
+        return {"public_key": public, "token": token}
 
 
-def show_history(settings: Settings, console: Console, model: str, limit: int) -> None:
+def show_history(settings: Settings, console: Console, model: str, limit: int) -> dict[str, Any]:
     """The ledger, newest first, and where the aliases stand."""
     from deploy.reconciliation import reconcile
     from deploy.registry import Registry
@@ -152,7 +158,8 @@ def show_history(settings: Settings, console: Console, model: str, limit: int) -
     _check_model(model)
     with _open_line(settings, console) as line:
         registry = Registry(line.tracking.uri)
-        _warn(console, reconcile(registry, line.catalog, model))
+        noticed = reconcile(registry, line.catalog, model)
+        _warn(console, noticed)
         rows = line.catalog.entries(model, limit=limit)
         table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
         for column in ("row", "when (UTC)", "what", "from", "to", "who", "why", "run"):
@@ -164,6 +171,7 @@ def show_history(settings: Settings, console: Console, model: str, limit: int) -
         console.print(table if rows else f"the ledger has no row of {model}")
         aliases = registry.aliases(model)
         console.print("  ".join(f"@{alias} {version}" for alias, version in aliases.items()), highlight=False)
+        return {"model": model, "aliases": aliases, "rows": plain(rows), "noticed": plain(noticed)}
 
 
 def _check(command: Command) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from rich.console import Console
@@ -31,8 +31,8 @@ def reap_jobs(line: Line, instance: dg.DagsterInstance) -> list[Orphan]:
     return reap(launcher.api, instance, lambda key: MlflowRuns(uri).end_left(key) if uri else None)
 
 
-def reap_now(settings: Settings, console: Console) -> None:
-    """The command."""
+def reap_now(settings: Settings, console: Console) -> dict[str, Any]:
+    """The command; what it removed."""
     from orchestration.services import services
 
     if settings.launcher != "kubernetes":
@@ -45,6 +45,7 @@ def reap_now(settings: Settings, console: Console) -> None:
         console.print(f"removed {one.name}: {one.why}", highlight=False)
     if not gone:
         console.print("no job runs for nobody")
+    return {"removed": [{"job": one.name, "key": one.key, "run": one.run_id, "why": one.why} for one in gone]}
 
 
 @dg.sensor(

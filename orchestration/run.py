@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -64,6 +64,15 @@ def run_line(settings: Settings, console: Console) -> Outcome:
                 return _run(settings, console, began, warm)
 
 
+def document_of(outcome: Outcome) -> dict[str, Any]:
+    """The same for programs: numbers and words, no pictures."""
+    assets = {
+        name: {key: value for key, value in metadata.items() if not str(value).startswith("![")}
+        for name, metadata in outcome.metadata.items()
+    }
+    return {**asdict(replace(outcome, metadata={})), "metadata": assets}
+
+
 def _run(settings: Settings, console: Console, began: float, warm: WarmInterpreter) -> Outcome:
     import dagster as dg
 
@@ -72,6 +81,7 @@ def _run(settings: Settings, console: Console, began: float, warm: WarmInterpret
     from orchestration.automation import ingest_job, retrain_job
     from orchestration.definitions import defs
     from orchestration.stale import end_stale_runs
+    from orchestration.status import remember_status
 
     with LineProgress(console) as progress, dg.DagsterInstance.get() as instance:
         for run in end_stale_runs(instance):
@@ -87,6 +97,7 @@ def _run(settings: Settings, console: Console, began: float, warm: WarmInterpret
         for name, _, _ in opened:
             done.append(execute(defs, ingest_job.name, instance, line, partition=name))
         done.append(execute(defs, retrain_job.name, instance, line))
+        remember_status(line, instance)
         return _outcome(done, line, time.monotonic() - began)
 
 

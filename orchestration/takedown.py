@@ -17,6 +17,7 @@ from rich.table import Table
 from infra.errors import BackdropError, ServiceError
 from infra.files import sha256_bytes, sha256_file
 from infra.settings import Settings
+from orchestration.screen import plain
 from orchestration.taint import show_champion
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 _LISTED = 20  # sources named on the terminal; all are in the catalog's report
 
 
-def take_down(settings: Settings, console: Console, target: str, reason: str, dry_run: bool) -> None:
-    """Order and carry out. Raises BackdropError for a target that nobody knows, ServiceError while jobs hold copies."""
+def take_down(settings: Settings, console: Console, target: str, reason: str, dry_run: bool) -> dict[str, Any]:
+    """Order and carry out; what came of it. Raises BackdropError for a target that nobody knows, ServiceError while
+    jobs hold copies."""
     from assets.curation.takedown import Takedown, withdraw
     from assets.line import Line
     from orchestration.remembered import as_last_run
@@ -44,9 +46,11 @@ def take_down(settings: Settings, console: Console, target: str, reason: str, dr
         ids, unread = find_images(line.store, line.catalog, target)
         held = line.catalog.held(ids)
         show_held(console, line, ids, held, unread)
+        document = {"target": target, "reason": reason, "dry_run": dry_run, "images": ids, "held": plain(held)}
+        document |= {"unread": unread, "order": None, "report": None, "training_set": None}
         if dry_run:
             console.print("dry run: nothing was changed")
-            return
+            return document
         order = line.catalog.order_takedown(target, reason, ids)
         withdraw(line.store, held, order.why)
         console.print(f"takedown {order.id} is in effect: the images are on the skip list")
@@ -68,6 +72,7 @@ def take_down(settings: Settings, console: Console, target: str, reason: str, dr
             )
         line.catalog.finish_takedown(order.id, report.as_dict())
         console.print(f"takedown {order.id} is carried out")
+        return document | {"order": order.id, "report": report.as_dict(), "training_set": made}
 
 
 def find_images(store: ObjectStore, catalog: Catalog, target: str) -> tuple[list[str], list[str]]:

@@ -10,17 +10,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from infra.errors import BackdropError
 from infra.files import sha256_file
 from infra.settings import Settings
+from orchestration.screen import plain, records, show_table
 
 if TYPE_CHECKING:
     from assets.line import Line
+
+
+_FACTS = ("format", "width", "height", "bytes")
+_MODEL = ("asset", "id", "dataset_version", "mlflow_run")
+_ORIGIN = ("delivery", "kind", "split", "licence", "source", "images")
 
 
 @contextmanager
@@ -33,7 +37,7 @@ def _open_line(settings: Settings, console: Console) -> Iterator[Line]:
         yield Line()
 
 
-def trace_image(settings: Settings, console: Console, target: str) -> None:
+def trace_image(settings: Settings, console: Console, target: str) -> dict[str, Any]:
     """Where an image (an id, or a copy of the file) comes from and where it went. Raises BackdropError if unknown."""
     from deploy.ancestry import reached
     from orchestration.takedown import is_image_id
@@ -45,37 +49,55 @@ def trace_image(settings: Settings, console: Console, target: str) -> None:
     image_id = target if is_image_id(target) else sha256_file(path)
     with _open_line(settings, console) as line:
         found = line.catalog.trace_image(image_id)
-        taught = [subject for subject in every_subject(line.store) if image_id in subject.image_ids]
+        taught = [subject.name for subject in every_subject(line.store) if image_id in subject.image_ids]
         order = line.catalog.takedown_of(image_id)
         if not (found.known or found.pictures or taught or order):
             raise BackdropError(f"the catalog has not met the image {image_id}", "look in the right state folder?")
-        console.print(f"image {image_id}", highlight=False)
-        if order is not None:
-            done = "carried out" if order.finished_at else "not finished"
-            console.print(f"[bold red]taken down[/bold red] {order.at:%Y-%m-%d}: {escape(order.why)} ({done})")
-        if found.facts:
-            kind, width, height, size = found.facts
-            console.print(f"{kind or 'no picture'}, {width} × {height}, {size:,} bytes", highlight=False)
-        _table(console, "where from", ("delivery", "uri", "source", "licence", "split"), found.sightings)
-        judged = ("delivery", "filter", "filter_version", "decision", "score", "reason")
-        _table(console, "verdicts", judged, found.verdicts)
-        _table(console, "quarantine", ("delivery", "reason", "detail", "key"), found.quarantine)
-        _table(console, "copies", ("delivery", "image_id", "of", "distance", "similarity"), found.copies)
-        packed = ("delivery", "id", "split", "bucket", "state", "shard", "place")
-        _table(console, "slices", packed, found.slices)
-        _table(console, "dataset versions", ("version", "samples", "withdrawn"), found.versions)
         models = {model.id: model for model in reached(line.store, line.catalog.models(), (), [image_id])}
         models |= {model.id: model for model in found.models}
-        _table(console, "models", ("asset", "id", "dataset_version", "mlflow_run"), list(models.values()))
-        if taught:
-            console.print(f"a photograph of {', '.join(subject.name for subject in taught)}", highlight=False)
-        if found.pictures:
-            console.print("pictures that show it")
-            for key in found.pictures:
-                console.print(f"  {line.store.uri}/{key}", highlight=False, soft_wrap=True)
+        document = {
+            "image": image_id,
+            "takedown": {"at": plain(order.at), "reason": order.why, "done": bool(order.finished_at)}
+            if order
+            else None,
+            "facts": dict(zip(_FACTS, found.facts, strict=True)) if found.facts else None,
+            "where_from": records(("delivery", "uri", "source", "licence", "split"), found.sightings),
+            "verdicts": records(
+                ("delivery", "filter", "filter_version", "decision", "score", "reason"), found.verdicts
+            ),
+            "quarantine": records(("delivery", "reason", "detail", "key"), found.quarantine),
+            "copies": records(("delivery", "image_id", "of", "distance", "similarity"), found.copies),
+            "slices": records(("delivery", "id", "split", "bucket", "state", "shard", "place"), found.slices),
+            "dataset_versions": records(("version", "samples", "withdrawn"), found.versions),
+            "models": records(_MODEL, models.values()),
+            "subjects": taught,
+            "pictures": [f"{line.store.uri}/{key}" for key in found.pictures],
+        }
+        _show_image(console, document)
+        return document
 
 
-def trace_model(settings: Settings, console: Console, name_and_alias: str, listing: Path | None) -> None:
+def _show_image(console: Console, document: dict[str, Any]) -> None:
+    console.print(f"image {document['image']}", highlight=False)
+    if order := document["takedown"]:
+        done = "carried out" if order["done"] else "not finished"
+        console.print(f"[bold red]taken down[/bold red] {order['at'][:10]}: {escape(order['reason'])} ({done})")
+    if facts := document["facts"]:
+        console.print(
+            f"{facts['format'] or 'no picture'}, {facts['width']} × {facts['height']}, {facts['bytes']:,} bytes",
+            highlight=False,
+        )
+    for name in ("where_from", "verdicts", "quarantine", "copies", "slices", "dataset_versions", "models"):
+        show_table(console, document[name], name.replace("_", " "))
+    if document["subjects"]:
+        console.print(f"a photograph of {', '.join(document['subjects'])}", highlight=False)
+    if document["pictures"]:
+        console.print("pictures that show it")
+        for uri in document["pictures"]:
+            console.print(f"  {uri}", markup=False, highlight=False, soft_wrap=True)
+
+
+def trace_model(settings: Settings, console: Console, name_and_alias: str, listing: Path | None) -> dict[str, Any]:
     """What a registered model was made of: its ancestors, their dataset versions, and where those images came from.
 
     `listing`: a file that gets one JSON line per image, streamed. Raises BackdropError for an unknown model or alias.
@@ -96,37 +118,51 @@ def trace_model(settings: Settings, console: Console, name_and_alias: str, listi
         models = {model.id: model for model in line.catalog.models()}
         chain = [models[bundle] for bundle in ancestors(line.store, version.bundle) if bundle in models]
         console.print(f"{name}@{alias} is version {version.version}, bundle {version.bundle}", highlight=False)
-        _table(console, "made from", ("asset", "id", "dataset_version", "mlflow_run"), chain)
-        datasets = list(dict.fromkeys(model.dataset_version for model in chain))
-        for dataset in datasets:
-            reason = line.catalog.withdrawn(dataset)
-            title = f"dataset version {dataset}" + (f" (withdrawn: {reason})" if reason else "")
-            columns = ("delivery", "kind", "split", "licence", "source", "images")
-            _table(console, title, columns, line.catalog.origin_counts(dataset))
+        made_from = records(_MODEL, chain)
+        show_table(console, made_from, "made from")
+        datasets: list[dict[str, Any]] = []
+        for dataset in dict.fromkeys(model.dataset_version for model in chain):
+            withdrawn = line.catalog.withdrawn(dataset)
+            origins = records(_ORIGIN, line.catalog.origin_counts(dataset))
+            title = f"dataset version {dataset}" + (f" (withdrawn: {withdrawn})" if withdrawn else "")
+            show_table(console, origins, title)
+            datasets.append({"version": dataset, "withdrawn": withdrawn, "origins": origins})
         if listing is not None:
             with listing.open("w") as file:
-                for dataset in datasets:
-                    for origin in line.catalog.origins(dataset):
-                        file.write(json.dumps({"dataset": dataset, **asdict(origin)}, ensure_ascii=False) + "\n")
+                for one in datasets:
+                    for origin in line.catalog.origins(one["version"]):
+                        row = {"dataset": one["version"], **asdict(origin)}
+                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
             console.print(f"every image: {listing}", highlight=False, soft_wrap=True)
+    return {
+        "model": name,
+        "alias": alias,
+        "version": version.version,
+        "bundle": version.bundle,
+        "made_from": made_from,
+        "datasets": datasets,
+        "list": str(listing) if listing else None,
+    }
 
 
-def quarantine(settings: Settings, console: Console, delivery: str | None, retry: bool) -> None:
+def quarantine(settings: Settings, console: Console, delivery: str | None, retry: bool) -> dict[str, Any]:
     """Lists what could not be decoded; `retry` has it looked at again by the next materialisation."""
+    found = []
     with _open_line(settings, console) as line:
         names = [one.name for one in line.catalog.list_deliveries()]
         if delivery is not None and delivery not in names:
             raise BackdropError(f"there is no delivery '{delivery}'", f"deliveries are: {', '.join(names) or 'none'}")
         for name in names if delivery is None else [delivery]:
-            rows = line.catalog.quarantine(name)
-            _table(console, f"quarantine of {name}", ("reason", "detail", "uri", "image_id", "bytes", "key"), rows)
-            if retry:
-                count = line.catalog.retry_quarantine(name)
-                if count:
-                    _forget_results(line, name)
-                    console.print(f"{count} will be looked at again: materialise filtered_shards[{name}]", markup=False)
-            elif not rows:
+            rows = records(("reason", "detail", "uri", "image_id", "bytes", "key"), line.catalog.quarantine(name))
+            show_table(console, rows, f"quarantine of {name}")
+            count = line.catalog.retry_quarantine(name) if retry else 0
+            if count:
+                _forget_results(line, name)
+                console.print(f"{count} will be looked at again: materialise filtered_shards[{name}]", markup=False)
+            elif not retry and not rows:
                 console.print(f"nothing in quarantine of {name}", highlight=False)
+            found.append({"delivery": name, "images": rows, "retried": count})
+    return {"deliveries": found}
 
 
 def _forget_results(line: Line, delivery: str) -> None:
@@ -136,21 +172,3 @@ def _forget_results(line: Line, delivery: str) -> None:
     folder = output_prefix("filtered_shards", "", delivery)
     for key in [key for key in line.store.list(folder) if key.endswith("/result.json")]:
         line.store.delete(key)
-
-
-def _table(console: Console, title: str, columns: tuple[str, ...], rows: list[Any]) -> None:
-    """Rows with attributes of the columns' names; nothing where there is none."""
-    if not rows:
-        return
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE, show_edge=False, pad_edge=False)
-    for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(getattr(row, column)) for column in columns))
-    console.print(table)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return escape(f"{value:.4g}" if isinstance(value, float) else str(value))

@@ -124,9 +124,9 @@ def test_the_key_that_signs_can_be_read(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_settings_that_do_not_load_are_all_that_is_said() -> None:
     said = StringIO()
-    ill = doctor.doctor(Console(file=said, width=60), {"BACKDROP_STOER": "x"})
+    found = doctor.doctor(Console(file=said, width=60), {"BACKDROP_STOER": "x"})
     lines = said.getvalue().splitlines()
-    assert (ill, len(lines)) == (1, 1)
+    assert ([one.state for one in found], len(lines)) == ([State.FAILED], 1)
     assert lines[0].startswith("failed")
     assert "Did you mean 'BACKDROP_STORE'?" in lines[0]
     assert " → " in lines[0]

@@ -1,0 +1,1 @@
+"""The commands of `backdrop`: what they take, their help and their examples. The work is done elsewhere."""
