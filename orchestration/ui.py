@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -54,12 +54,13 @@ def serve(settings: Settings, console: Console, port: int) -> None:
             start_new_session=True,
         )
 
-        beside: list[subprocess.Popen[bytes]] = []
         signal.signal(signal.SIGTERM, _interrupt)
+        ending = ExitStack()  # each is ended, also when a second Ctrl-C comes while the first of them ends
+        ending.callback(_end, process)
         try:
             with console.status("waiting for MLflow"):
                 wait_for_mlflow(loaded)
-            beside.append(start_studio("127.0.0.1", at, loaded.state / "studio.log"))
+            ending.callback(_end, start_studio("127.0.0.1", at, loaded.state / "studio.log"))
             console.print(f"Dagster  http://127.0.0.1:{port}", highlight=False)
             console.print(f"Studio   http://127.0.0.1:{at}", highlight=False)
             console.print(f"MLflow   {loaded.mlflow_links}", highlight=False)
@@ -72,8 +73,7 @@ def serve(settings: Settings, console: Console, port: int) -> None:
         except KeyboardInterrupt:
             console.print("ending")
         finally:
-            for one in (process, *beside):
-                _end(one)
+            ending.close()
 
 
 def serve_studio(settings: Settings, console: Console, host: str, port: int) -> None:
