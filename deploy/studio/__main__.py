@@ -7,6 +7,7 @@ import logging
 import os
 from collections import Counter
 
+from deploy.studio.memory import give_back_freely
 from infra.settings import Settings
 
 HOST, PORT = "127.0.0.1", 3001
@@ -18,6 +19,7 @@ def main() -> None:
     parser.add_argument("--host", default=HOST)
     parser.add_argument("--port", type=int, default=PORT)
     given = parser.parse_args()
+    give_back_freely()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # A registry that is away is asked again in two seconds; the client's own patience is minutes.
     for name, value in {"MAX_RETRIES": "1", "TIMEOUT": "10"}.items():
