@@ -2,12 +2,15 @@
 
 import dagster as dg
 
+from assets.about import describe, tags_of
 from assets.launchpad import launchpad
 from assets.line import Line
 from assets.training_job import launch_recipe
 
 
 @dg.asset(
+    description=describe("autoencoder"),
+    tags=tags_of("autoencoder"),
     config_schema=launchpad("autoencoder"),
     deps=["training_set"],
     group_name="training",

@@ -2,12 +2,15 @@
 
 import dagster as dg
 
+from assets.about import describe, tags_of
 from assets.launchpad import launchpad
 from assets.line import Line
 from assets.training_job import launch_recipe
 
 
 @dg.asset(
+    description=describe("distilled_model"),
+    tags=tags_of("distilled_model"),
     config_schema=launchpad("distil"),
     deps=["training_set", "autoencoder", "latent_shards", "inpainting_finetune"],
     group_name="training",

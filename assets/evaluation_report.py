@@ -4,6 +4,8 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.about import describe, tags_of
+from assets.check_words import asks
 from assets.launchpad import launchpad
 from assets.line import Line
 from assets.stage import upstream_of
@@ -27,13 +29,15 @@ _STAGES = [
 
 
 @dg.asset(
+    description=describe("evaluation_report"),
+    tags=tags_of("evaluation_report"),
     config_schema=launchpad("evaluate"),
     deps=["training_set", *_STAGES],
     group_name="shipping",
     pool="gpu",
-    kinds={"html"},
+    kinds={"report", "mlflow"},
     owners=["team:serving"],
-    check_specs=[dg.AssetCheckSpec(name, asset="evaluation_report") for name in CHECKS],
+    check_specs=[dg.AssetCheckSpec(name, asset="evaluation_report", description=asks(name)) for name in CHECKS],
 )
 def evaluation_report(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """Colours, floor line, shadow, product identity, expansion and latency against the teacher and simple baselines."""

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.about import describe, tags_of
+from assets.check_words import asks
 from assets.curation import drift, suite
 from assets.deliveries import delivery_asset
 from assets.line import Line
@@ -17,12 +19,17 @@ RECIPE = "assets.curation.filter"
 
 
 @delivery_asset(
+    description=describe("filtered_shards"),
+    tags=tags_of("filtered_shards"),
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=14), warn_window=timedelta(days=7)),
     deps=["raw_images"],
     group_name="data",
-    kinds={"mosaicml"},
+    kinds={"dataset", "greatexpectations"},
     owners=["team:data"],
-    check_specs=[dg.AssetCheckSpec(name, asset="filtered_shards") for name in (*suite.CHECKS, *drift.CHECKS)],
+    check_specs=[
+        dg.AssetCheckSpec(name, asset="filtered_shards", description=asks(name))
+        for name in (*suite.CHECKS, *drift.CHECKS)
+    ],
 )
 def filtered_shards(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """Decoded, deduplicated and judged pictures as MDS shards with caption and product mask.

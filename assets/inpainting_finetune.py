@@ -2,12 +2,15 @@
 
 import dagster as dg
 
+from assets.about import describe, tags_of
 from assets.launchpad import launchpad
 from assets.line import Line
 from assets.training_job import launch_recipe
 
 
 @dg.asset(
+    description=describe("inpainting_finetune"),
+    tags=tags_of("inpainting_finetune"),
     config_schema=launchpad("finetune"),
     deps=["training_set", "autoencoder", "latent_shards", "pretrained_dit"],
     group_name="training",

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from assets.about import describe
 from assets.launchpad import launchpad
 from assets.line import Line
 from assets.training_job import launch_recipe
@@ -11,6 +12,7 @@ subjects = dg.DynamicPartitionsDefinition(name="subjects")
 
 
 @dg.asset(
+    description=describe("personalized_model"),
     config_schema=launchpad("personalise"),
     partitions_def=subjects,
     deps=["autoencoder", "pretrained_dit"],

@@ -2,12 +2,15 @@
 
 import dagster as dg
 
+from assets.about import describe, tags_of
 from assets.launchpad import launchpad
 from assets.line import Line
 from assets.training_job import launch_recipe
 
 
 @dg.asset(
+    description=describe("pretrained_dit"),
+    tags=tags_of("pretrained_dit"),
     config_schema=launchpad("pretrain"),
     deps=["training_set", "autoencoder", "latent_shards"],
     group_name="training",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.about import describe, tags_of
+from assets.check_words import asks
 from assets.line import Line
 from assets.stage import (
     Upstream,
@@ -32,6 +34,8 @@ LINE = "the line"
 
 
 @dg.asset(
+    description=describe("promotion"),
+    tags=tags_of("promotion"),
     deps=["tensorrt_engine", "evaluation_report"],
     group_name="shipping",
     kinds={"mlflow"},
@@ -39,7 +43,7 @@ LINE = "the line"
     # A champion that nothing has challenged for weeks is a line that stands still.
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=28), warn_window=timedelta(days=14)),
     check_specs=[
-        dg.AssetCheckSpec(AS_RECORDED, asset="promotion", description="no alias was moved by hand"),
+        dg.AssetCheckSpec(AS_RECORDED, asset="promotion", description=asks(AS_RECORDED)),
         dg.AssetCheckSpec(CHAMPION_CLEAN, asset="promotion", description="the champion saw nothing taken down since"),
     ],
     # A yes to the newest engine is what the promotion may be waiting for; no other check's result is. The sensor that

@@ -2,13 +2,20 @@
 
 import dagster as dg
 
+from assets.about import describe, tags_of
 from assets.deliveries import delivery_asset
 from assets.line import Line
 from assets.stage import Stage, materialize
 from infra.errors import BackdropError
 
 
-@delivery_asset(group_name="data", kinds={"postgres"}, owners=["team:data"])
+@delivery_asset(
+    description=describe("raw_images"),
+    tags=tags_of("raw_images"),
+    group_name="data",
+    kinds={"postgres"},
+    owners=["team:data"],
+)
 def raw_images(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """The delivery's pictures as catalog rows: SHA-256 id, source, licence, caption and size.
 

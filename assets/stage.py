@@ -16,16 +16,18 @@ from typing import Any
 
 import dagster as dg
 
-from assets import costs
+from assets import check_words, costs, shown
 from assets.line import Line
 from assets.owner import claim
 from assets.versions import data_version, short
 from infra.errors import BackdropError
-from infra.jobs.spec import JobResult, JobSpec
+from infra.jobs.folder import job_folder, safe_key
+from infra.jobs.spec import Check, JobResult, JobSpec
 from infra.sources import source_hash
 
 #: Pictures up to this size travel inside Dagster's event; larger ones, and those of delivered images, are named.
 INLINE_BYTES = 400_000
+_SHORT = 1_000  # characters: Dagster shows Markdown up to here without a click
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,14 @@ class Stage:
     @property
     def version(self) -> str:
         return data_version(self.recipe, upstream=self.upstream, config=self.config)
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """Where a browser finds a picture: a small form of it, and the page of the whole."""
+
+    small: str
+    page: str
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,14 @@ def materialize(
     # A job may know its result's content better than its inputs' names do (a folder that changed): its word counts.
     version = str(result.data.get("data_version", version))
     return present(
-        context, line, version, f"{output}/result.json", result, reused=reused, dataset=stage.dataset_version
+        context,
+        line,
+        version,
+        f"{output}/result.json",
+        result,
+        reused=reused,
+        dataset=stage.dataset_version,
+        log=log_of(line, job_key(stage.asset, stage.version, partition)),
     )
 
 
@@ -175,32 +192,87 @@ def present(
     dataset: str | None = None,
     links: Mapping[str, str] | None = None,
     upstream: Collection[str] = (),
+    log: str | None = None,
+    hosted: Mapping[str, Hosted] | None = None,
 ) -> dg.MaterializeResult:
-    """A job's result as the asset's page shows it: numbers that plot over time, pictures, links, checks."""
+    """A job's result as the asset's page shows it: pictures, numbers that plot over time, links, checks.
+
+    Args:
+        log: where the job's log lies.
+        hosted: title → where a browser can fetch the picture; the page shows such a one without a click, because its
+            entry is short.
+    """
     register_shown(line, result.shows)
-    metadata: dict[str, Any] = {
-        title: _picture(line, title, key, result.shows.get(key, ())) for title, key in result.pictures.items()
+    asset, output = _asset_of(result_key), result_key.rpartition("/")[0]
+    pictures = {
+        title: _picture(line, title, key, result.shows.get(key, ()), (hosted or {}).get(title))
+        for title, key in result.pictures.items()
     }
+    cost = costs.shown(costs.spent(line.store, output, upstream), output)
+    numbers = shown.numbers(asset, result, cost)
+    metadata: dict[str, Any] = {**pictures, **_tables(result)}
     metadata |= {name: dg.MetadataValue.url(url) for name, url in (links or {}).items()}
-    metadata |= {**result.metadata, "data_version": version, "result": result_key, "reused": reused}
-    output = result_key.rpartition("/")[0]
-    metadata |= costs.shown(costs.spent(line.store, output, upstream), output)
+    metadata |= numbers
+    if missing := shown.unmeasured(asset, numbers, result):
+        metadata["not measured"] = missing
+    metadata |= {name: dg.MetadataValue.path(where(line, key)) for name, key in _pages(result).items()}
+    if log:
+        metadata["job log"] = dg.MetadataValue.path(log)
+    metadata |= shown.details(asset, result, numbers)
+    metadata |= {"data_version": version, "result": result_key, "reused": reused} | cost
     if dataset:
         metadata["dataset_version"] = dataset
-    for name, key in result.files.items():
-        metadata[f"file: {name}"] = dg.MetadataValue.path(where(line, key))
-    checks = [
-        dg.AssetCheckResult(
-            check_name=check.name,
-            passed=check.passed,
-            severity=dg.AssetCheckSeverity.ERROR if check.severity == "error" else dg.AssetCheckSeverity.WARN,
-            metadata=check.metadata,
-        )
-        for check in result.checks
-    ]
     if reused:
         context.log.info("nothing changed: the committed result is used again")
-    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version), check_results=checks)
+    return dg.MaterializeResult(
+        metadata=metadata,
+        data_version=dg.DataVersion(version),
+        check_results=[_check(check, pictures) for check in result.checks],
+    )
+
+
+def _asset_of(result_key: str) -> str:
+    """The asset in "stages/<asset>/…/result.json"."""
+    return result_key.split("/")[1]
+
+
+def _tables(result: JobResult) -> dict[str, dg.MarkdownMetadataValue]:
+    """The passes of a training, the filters of a delivery: read as tables, not as a dozen numbers each."""
+    parts, funnel = shown.passes(result.metadata), result.data.get("funnel")
+    tables = {
+        **({"passes": shown.table_of_passes(parts)} if parts else {}),
+        **({"what each filter dropped": shown.table_of_funnel(funnel)} if funnel else {}),
+    }
+    return {name: dg.MetadataValue.md(text) for name, text in tables.items()}
+
+
+def _pages(result: JobResult) -> dict[str, str]:
+    """Files by the names of their entries; pages to read come before what programs read."""
+    names = sorted(result.files, key=lambda name: not result.files[name].endswith(".html"))
+    return {f"file: {name}": result.files[name] for name in names}
+
+
+def _check(check: Check, pictures: Mapping[str, dg.MetadataValue[Any]]) -> dg.AssetCheckResult:
+    """With what was found in words, and the pictures that show the failures: short ones are seen without a click."""
+    failures = {title: pictures[title] for title in check_words.failure_pictures(check) if title in pictures}
+    seen = [str(one.value) for one in failures.values() if isinstance(one, dg.MarkdownMetadataValue)]
+    said = "\n\n".join(filter(None, [check_words.in_words(check), *(text for text in seen if len(text) < _SHORT)]))
+    return dg.AssetCheckResult(
+        check_name=check.name,
+        passed=check.passed,
+        severity=dg.AssetCheckSeverity.ERROR if check.severity == "error" else dg.AssetCheckSeverity.WARN,
+        description=said or None,
+        metadata={**failures, **check.metadata},
+    )
+
+
+def log_of(line: Line, key: str) -> str | None:
+    """Where the log of the job `key` lies, for people; None where there is none any more."""
+    if line.settings.launcher == "kubernetes":
+        prefix = f"logs/{safe_key(key)}/"
+        return f"{line.store.uri}/{prefix}" if any(True for _ in line.store.list(prefix)) else None
+    log = job_folder(line.settings.state, key).log
+    return str(log) if log.exists() else None
 
 
 def register_shown(line: Line, shows: Mapping[str, Collection[str]]) -> None:
@@ -224,10 +296,14 @@ def where(line: Line, key: str) -> str:
     return str(local) if local else f"{line.store.uri}/{key}"
 
 
-def _picture(line: Line, title: str, key: str, shows: Collection[str]) -> dg.MetadataValue[Any]:
+def _picture(line: Line, title: str, key: str, shows: Collection[str], hosted: Hosted | None) -> dg.MetadataValue[Any]:
     if not line.store.exists(key):
         return dg.MetadataValue.text("taken down" if shows else "gone from the object store")
-    if line.store.size(key) > INLINE_BYTES or not may_be_copied(line, shows):
+    if not may_be_copied(line, shows):
+        return dg.MetadataValue.path(where(line, key))
+    if hosted:
+        return dg.MetadataValue.md(f"[![{title}]({hosted.small})]({hosted.page})")
+    if line.store.size(key) > INLINE_BYTES:
         return dg.MetadataValue.path(where(line, key))
     png = base64.b64encode(line.store.get(key)).decode()
     return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{png})")

@@ -2,6 +2,8 @@
 
 import dagster as dg
 
+from assets.about import describe, tags_of
+from assets.check_words import asks
 from assets.launchpad import launchpad
 from assets.line import Line
 from assets.stage import upstream_of
@@ -11,13 +13,15 @@ from deploy.specs import EXPORT_CHECKS
 
 
 @dg.asset(
+    description=describe("tensorrt_engine"),
+    tags=tags_of("tensorrt_engine"),
     config_schema=launchpad("export"),
     deps=["training_set", "autoencoder", "distilled_model"],
     group_name="shipping",
     pool="gpu",
-    kinds={"onnx", "mlflow"},
+    kinds={"file", "mlflow"},
     owners=["team:serving"],
-    check_specs=[dg.AssetCheckSpec(name, asset="tensorrt_engine") for name in EXPORT_CHECKS],
+    check_specs=[dg.AssetCheckSpec(name, asset="tensorrt_engine", description=asks(name)) for name in EXPORT_CHECKS],
 )
 def tensorrt_engine(context: dg.AssetExecutionContext, line: dg.ResourceParam[Line]) -> dg.MaterializeResult:
     """What serves. TensorRT where it is installed, ONNX Runtime otherwise; the page says which of the two ran."""

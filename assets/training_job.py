@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from assets import costs
+from assets import costs, shown, tracked
+from assets.about import ABOUT, describe
 from assets.adoption import adopt, recipe_mark
 from assets.launchpad import asked_in
 from assets.line import Line
@@ -23,7 +24,7 @@ from assets.stage import (
     Upstream,
     committed,
     job_key,
-    may_be_copied,
+    log_of,
     output_prefix,
     present,
     register_shown,
@@ -123,7 +124,7 @@ def launch_recipe(
         result, record = _run_tracked(context, line, stage, version, job, result, register, outputs)
     if seal is not None:
         seal(result)
-    links = {"MLflow run": f"{line.settings.mlflow_links}/#/experiments/{record['experiment']}/runs/{record['run']}"}
+    hosted = tracked.pictures(line, record, result)
     said = {"recipe": recipe_mark(line, stage.recipe, chosen, spec)} | ({"why": adoption.why} if adoption else {})
     return present(
         context,
@@ -133,8 +134,10 @@ def launch_recipe(
         result.model_copy(update={"metadata": result.metadata | said}),
         reused=reused,
         dataset=stage.dataset_version,
-        links=links,
+        links=tracked.links(line, record, result),
         upstream=outputs,
+        log=log_of(line, job_key(asset, version)),
+        hosted=hosted,
     )
 
 
@@ -178,16 +181,19 @@ def _run_tracked(
     """Run the job inside its MLflow run, unless it is committed already and only the registration is missing."""
     key = job_key(stage.asset, version)
     tags = run_tags(context, stage, version)
-    run = line.tracking.start_run(f"backdrop/{stage.asset}", key, tags, key)
+    whole = tracked.start_line(context, line, tags)
+    run = line.tracking.start_run(f"backdrop/{stage.asset}", key, tags, key, parent=whole)
+    line.tracking.describe_experiment(run, describe(stage.asset))
     line.tracking.log_params(run, _flat(stage.config))
+    curves = tracked.Curves(line.tracking, run, stage.verb)
 
     def forward(event: Event) -> None:
         if isinstance(event, Metrics):
-            line.tracking.log_metrics(run, event.values, event.step)
+            curves.add(event)
         elif isinstance(event, Picture):
             register_shown(line, {event.key: event.shows})
             path = f"samples/{event.name}-{event.step or 0:06d}.png"
-            _log_picture(line, run, path, event.key, event.shows)
+            tracked.log_picture(line, run, path, event.key, event.shows)
         if line.listener:
             line.listener(stage.asset, event)
 
@@ -204,11 +210,11 @@ def _run_tracked(
                 on_event=forward,
                 code_version=code,
             )
-        for title, key_of in result.pictures.items():
-            path = f"{title.lower().replace(' ', '_')}.png"
-            _log_picture(line, run, path, key_of, result.shows.get(key_of, ()))
+        tracked.log_pictures(line, run, result)
+        tracked.log_pages(line, run, result)
     except BaseException:
         line.tracking.finish(run, "FAILED")
+        line.tracking.finish(whole, "FAILED")
         raise
     recorded = line.tracking.mlflow_run_id(run)
     if recorded is None:
@@ -216,22 +222,15 @@ def _run_tracked(
             f"MLflow at {line.tracking.uri} does not answer, so {stage.asset} cannot be registered",
             "run again once it does: the result is kept, only the registration is missing",
         )
-    tags |= costs.tags(costs.spent(line.store, spec.output, upstream))
+    spent = costs.spent(line.store, spec.output, upstream)
+    curves.total(shown.numbers(stage.asset, result, costs.shown(spent, spec.output)))
+    tags |= costs.tags(spent)
     registered = _register(context, line, stage, result, recorded, tags, register) if register else ""
     line.tracking.finish(run, "FINISHED")
+    line.tracking.finish(whole, "FINISHED")
     record = {"run": recorded, "experiment": _experiment_of(line.tracking.uri, recorded), "model_version": registered}
     line.store.put(f"{spec.output}/tracking.json", json.dumps(record).encode())
     return result, record
-
-
-def _log_picture(line: Line, run: str, path: str, key: str, shows: Collection[str]) -> None:
-    """The picture as an artifact of the MLflow run; one of delivered images as a tag that says where it lies."""
-    if not line.store.exists(key):
-        return
-    if may_be_copied(line, shows):
-        line.tracking.log_picture(run, path, line.store.get(key))
-    else:
-        line.tracking.set_tags(run, {f"backdrop.picture.{path.removesuffix('.png')}": f"{line.store.uri}/{key}"})
 
 
 def _register(
@@ -255,7 +254,9 @@ def _register(
         mlflow_run=run,
     )
     name = REGISTERED_NAMES[stage.asset]
-    version = Registry(str(line.settings.mlflow_uri)).register(name, bundle, run_id=run, tags=dict(tags))
+    about = tracked.version_text(line, stage, result, run)
+    version = Registry(str(line.settings.mlflow_uri)).register(name, bundle, run, dict(tags), about)
+    tracked.describe_model(line, name, ABOUT[stage.asset].what)
     context.log.info("registered as %s version %s", name, version)
     return str(version)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
+from assets.about import describe, tags_of
 from assets.deliveries import in_the_mix
 from assets.line import Line
 from assets.stage import commit_result
@@ -13,9 +14,11 @@ from infra.shards import Slice
 
 
 @dg.asset(
+    description=describe("training_set"),
+    tags=tags_of("training_set"),
     deps=["filtered_shards"],
     group_name="data",
-    kinds={"mosaicml"},
+    kinds={"dataset"},
     owners=["team:data"],
     # Once what is being curated has come to rest. The sensor that acts on it is off until someone turns it on.
     automation_condition=(

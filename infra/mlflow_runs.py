@@ -6,12 +6,16 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 JOB_KEY_TAG = "backdrop.job_key"
 PARENT_TAG = "mlflow.parentRunId"
+NOTE_TAG = "mlflow.note.content"
+"""The description of an experiment or a run, which MLflow's page shows as Markdown."""
+# MLflow's page opens an experiment of this kind with its runs and charts, and others with its traces of prompts.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +41,12 @@ class RunServer(Protocol):
     """What tracking needs of a server; :class:`MlflowRuns` is the real one."""
 
     def open(self, experiment: str, name: str, tags: Mapping[str, str]) -> tuple[str, bool]: ...
+
+    def open_again(self, experiment: str, name: str, tags: Mapping[str, str]) -> tuple[str, bool]: ...
+
+    def describe_experiment(self, experiment: str, text: str) -> None: ...
+
+    def end_others(self, run_id: str, goes_on: Callable[[Mapping[str, str]], bool]) -> None: ...
 
     def recorded_steps(self, run_id: str, metric: str) -> set[int]: ...
 
@@ -69,20 +79,51 @@ class MlflowRuns:
 
         A finished run is history: it is not reopened.
         """
-        client = self._client
-        found = client.get_experiment_by_name(experiment)
-        if found is not None and found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        number = found.experiment_id if found is not None else client.create_experiment(experiment)
+        return self._open(experiment, name, tags, finished=False)
+
+    def open_again(self, experiment: str, name: str, tags: Mapping[str, str]) -> tuple[str, bool]:
+        """The same for a run that only holds others together: it goes on with each of them, finished or not."""
+        return self._open(experiment, name, tags, finished=True)
+
+    def _open(self, experiment: str, name: str, tags: Mapping[str, str], finished: bool) -> tuple[str, bool]:
+        client, number = self._client, self._experiment(experiment)
         wanted = f"tags.`{JOB_KEY_TAG}` = '{tags[JOB_KEY_TAG]}'"
         runs = client.search_runs([number], wanted, max_results=1, order_by=["attributes.start_time DESC"])
-        if runs and runs[0].info.status != "FINISHED":
+        if runs and (finished or runs[0].info.status != "FINISHED"):
             run_id = runs[0].info.run_id
             client.update_run(run_id, status="RUNNING", name=name)
             self.set_tags(run_id, tags)
             return run_id, True
         cut = {tag: value[:_TAG_LENGTH] for tag, value in tags.items()}
         return client.create_run(number, tags=cut, run_name=name).info.run_id, False
+
+    def _experiment(self, name: str) -> str:
+        """The id of an experiment, which is made where it is missing."""
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            return str(self._client.create_experiment(name, tags=_KIND))
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def describe_experiment(self, experiment: str, text: str) -> None:
+        """Sets an experiment's description unless it is this one already."""
+        number = self._experiment(experiment)
+        for tag, value in {**_KIND, NOTE_TAG: text}.items():
+            if self._client.get_experiment(number).tags.get(tag) != value:
+                self._client.set_experiment_tag(number, tag, value)
+
+    def describe_model(self, name: str, text: str) -> None:
+        """Sets a registered model's description unless somebody has given it one."""
+        if not self._client.get_registered_model(name).description:
+            self._client.update_registered_model(name, text)
+
+    def end_others(self, run_id: str, goes_on: Callable[[Mapping[str, str]], bool]) -> None:
+        """Ends as KILLED the open runs beside `run_id`, in its experiment, whose tags are not of what goes on."""
+        number = self._client.get_run(run_id).info.experiment_id
+        for run in self._client.search_runs([number], "attributes.status = 'RUNNING'"):
+            if run.info.run_id != run_id and not goes_on(run.data.tags):
+                self.end(run.info.run_id, "KILLED")
 
     def end_left(self, key: str) -> list[str]:
         """Ends as KILLED the runs of a job that nobody works on any more; their ids."""

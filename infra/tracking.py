@@ -38,13 +38,18 @@ Operation = Callable[[RunServer, str], None]
 class _Run:
     """A run and what still has to be said about it. Filled by callers, emptied by the background thread.
 
-    ``steps``: the steps known to be recorded, by metric; ``batch``: the points of the request under way, kept
-    as they are until MLflow has answered, because it stores equal points once.
+    ``parent``: the run that it is a part of, and ``parts`` the other way round; ``together``: it only holds
+    the runs of several jobs together. ``steps``: the steps known to be recorded, by metric; ``batch``: the
+    points of the request under way, kept as they are until MLflow has answered, because it stores equal points
+    once.
     """
 
     experiment: str
     name: str
     tags: Mapping[str, str]
+    parent: _Run | None = None
+    parts: list[_Run] = field(default_factory=list)
+    together: bool = False
     run_id: str = ""
     found: bool = False
     points: deque[Point] = field(default_factory=deque)
@@ -95,17 +100,35 @@ class Tracking:
         the id is a stand-in that the other methods understand; :meth:`mlflow_run_id` tells the real one once
         there is one.
         """
-        given = {tag: str(value) for tag, value in tags.items()}
-        given[JOB_KEY_TAG] = key.replace("'", "_")
-        if parent is not None:
-            given[PARENT_TAG] = parent
-        run = _Run(experiment, name, given)
-        stand_in = f"pending-{uuid.uuid4().hex}"
+        above = self._run(parent) if parent is not None else None
+        return self._started(_Run(experiment, name, _tagged(tags, key), parent=above))
+
+    def start_group(self, experiment: str, name: str, tags: Mapping[str, str], key: str) -> str:
+        """The id of a run that holds the runs of several jobs together; each of them opens it and finishes it again."""
+        return self._started(_Run(experiment, name, _tagged(tags, key), together=True))
+
+    def start_part(self, run_id: str, name: str) -> str:
+        """A run below ``run_id`` for one of its parts, such as a pass of a training; it is ended with it.
+
+        Waits for nothing: the id is a stand-in.
+        """
+        whole = self._run(run_id)
+        key = f"{whole.tags.get(JOB_KEY_TAG, whole.name)}/{name}"
+        part = _Run(whole.experiment, f"{whole.name} {name}", _tagged(whole.tags, key), parent=whole)
+        stand_in = _stand_in()
+        with self._lock:
+            self._runs[stand_in] = part
+        whole.parts.append(part)
+        self._work_on()
+        return stand_in
+
+    def _started(self, run: _Run) -> str:
+        stand_in = _stand_in()
         with self._lock:
             self._runs[stand_in] = run
         self._work_now()
         if not run.opened.wait(self._patience_s):
-            _log.warning("MLflow at %s does not answer; the run %s is started when it does", self.uri, name)
+            _log.warning("MLflow at %s does not answer; the run %s is started when it does", self.uri, run.name)
             return stand_in
         with self._lock:
             self._runs[run.run_id] = self._runs.pop(stand_in)
@@ -140,15 +163,27 @@ class Tracking:
         texts = {name: str(value) for name, value in tags.items()}
         self._add(run_id, lambda server, real: server.set_tags(real, texts))
 
+    def describe_experiment(self, run_id: str, text: str) -> None:
+        """Describes the experiment of a run started here, in Markdown."""
+        experiment = self._run(run_id).experiment
+        self._add(run_id, lambda server, real: server.describe_experiment(experiment, text))
+
+    def end_others(self, run_id: str, goes_on: Callable[[Mapping[str, str]], bool]) -> None:
+        """Ends the open runs beside this one, in its experiment, whose tags are not of something that goes on."""
+        self._add(run_id, lambda server, real: server.end_others(real, goes_on))
+
     def finish(self, run_id: str, status: str = "FINISHED") -> bool:
-        """Ends the run (FINISHED, FAILED or KILLED) when all is delivered; False and a warning where that
+        """Ends the run and its parts (FINISHED, FAILED or KILLED) when all is delivered; False and a warning where that
         fails.
         """
         run = self._run(run_id)
-        run.finished.clear()
-        run.status = status
+        for one in (*run.parts, run):
+            one.finished.clear()
+            one.status = status
         self._work_now()
-        if run.finished.wait(self._patience_s) and not run.refused:
+        deadline = time.monotonic() + self._patience_s
+        ended = [one.finished.wait(max(0.0, deadline - time.monotonic())) for one in (*run.parts, run)]
+        if all(ended) and not any(one.refused for one in (*run.parts, run)):
             return True
         _log.warning(
             "Of the run %s, MLflow at %s has not taken %s entries and refused %s; the job is not affected",
@@ -213,7 +248,13 @@ class Tracking:
             self._server = self._connect(self.uri)
         server = self._server
         if not run.run_id:
-            run.run_id, run.found = server.open(run.experiment, run.name, run.tags)
+            tags = dict(run.tags)
+            if run.parent is not None:
+                if not run.parent.run_id:
+                    return  # until that one is open
+                tags[PARENT_TAG] = run.parent.run_id
+            opened = server.open_again if run.together else server.open
+            run.run_id, run.found = opened(run.experiment, run.name, tags)
         run.opened.set()
         while _fill_batch(server, run):
             _deliver(run, len(run.batch), lambda server, real: server.add_points(real, run.batch), server)
@@ -225,6 +266,14 @@ class Tracking:
         if status is not None and not run.waiting and not run.finished.is_set():
             _deliver(run, 1, lambda server, real: server.end(real, status), server)
             run.finished.set()
+
+
+def _tagged(tags: Mapping[str, str], key: str) -> dict[str, str]:
+    return {**{tag: str(value) for tag, value in tags.items()}, JOB_KEY_TAG: key.replace("'", "_")}
+
+
+def _stand_in() -> str:
+    return f"pending-{uuid.uuid4().hex}"
 
 
 def _fill_batch(server: RunServer, run: _Run) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from infra.mlflow_runs import Point
+from infra.mlflow_runs import MlflowRuns, Point
 from infra.tracking import Tracking
 
 
@@ -41,6 +41,16 @@ class FakeServer:
         self.keys[key] = f"run{len(self.runs)}"
         self.runs[self.keys[key]] = []
         return self.keys[key], False
+
+    def open_again(self, experiment: str, name: str, tags: Mapping[str, str]) -> tuple[str, bool]:
+        self.ended.pop(self.keys.get(tags["backdrop.job_key"], ""), None)
+        return self.open(experiment, name, tags)
+
+    def describe_experiment(self, experiment: str, text: str) -> None:
+        self._answer()
+
+    def end_others(self, run_id: str, goes_on: Callable[[Mapping[str, str]], bool]) -> None:
+        self._answer()
 
     def recorded_steps(self, run_id: str, metric: str) -> set[int]:
         self._answer()
@@ -157,6 +167,79 @@ def test_what_is_refused_does_not_hold_up_the_rest(server: FakeServer) -> None:
     assert not tracking.finish(run_id)
     assert len(server.runs[run_id]) == 4
     assert server.ended[run_id] == "FINISHED"
+
+
+def test_parts_are_ended_with_their_run(server: FakeServer) -> None:
+    tracking = tracking_of(server)
+    run_id = tracking.start_run("line", "finetune", {}, "key")
+    parts = [tracking.start_part(run_id, name) for name in ("random", "product")]
+    for part in parts:
+        log_steps(tracking, part, range(3))
+    assert tracking.finish(run_id)
+    assert sorted(server.keys) == ["key", "key/product", "key/random"]
+    assert set(server.ended.values()) == {"FINISHED"}
+    assert [len(points) for points in server.runs.values()] == [0, 6, 6]
+
+
+def test_parts_that_mlflow_has_not_heard_of_hold_nobody_up(server: FakeServer) -> None:
+    server.away = True
+    tracking = tracking_of(server, patience_s=0.1)
+    run_id = tracking.start_run("line", "finetune", {}, "key")
+    began = time.monotonic()
+    part = tracking.start_part(run_id, "random")
+    log_steps(tracking, part, range(3))
+    assert time.monotonic() - began < 0.1
+    assert not tracking.finish(run_id)
+    server.away = False
+    deadline = time.monotonic() + 10
+    while len(server.ended) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert server.keys == {"key": "run0", "key/random": "run1"}
+    assert len(server.runs["run1"]) == 6
+
+
+@pytest.mark.integration
+def test_runs_of_a_line_hang_together_in_a_real_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracking = Tracking(uri, interval_s=0.05)
+    left = tracking.start_group("backdrop/line", "run 0", {"of": "dead"}, "line-0")
+    kept = tracking.start_group("backdrop/line", "run 1", {"of": "alive"}, "line-1")
+    whole = tracking.start_group("backdrop/line", "run 2", {"of": "this"}, "line-2")
+    tracking.end_others(whole, lambda tags: tags["of"] == "alive")
+    stages = []
+    for stage in ("pretrained_dit", "inpainting_finetune"):
+        assert tracking.start_group("backdrop/line", "run 2", {"of": "this"}, "line-2") == whole
+        stages.append(tracking.start_run(f"backdrop/{stage}", stage, {}, stage, parent=whole))
+        tracking.describe_experiment(stages[-1], f"# {stage}")
+        if stage == "inpainting_finetune":
+            tracking.log_metrics(tracking.start_part(stages[-1], "random-masks"), {"loss": 2.0}, 1)
+        assert tracking.finish(stages[-1])
+        assert tracking.finish(whole)
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    assert [client.get_run(run).info.status for run in (left, kept, whole)] == ["KILLED", "RUNNING", "FINISHED"]
+    assert [client.get_run(run).data.tags["mlflow.parentRunId"] for run in stages] == [whole, whole]
+    experiment = client.get_experiment_by_name("backdrop/inpainting_finetune")
+    assert experiment.tags["mlflow.note.content"] == "# inpainting_finetune"
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    below = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{stages[1]}'")
+    assert [(run.info.status, run.data.metrics) for run in below] == [("FINISHED", {"loss": 2.0})]
+
+
+@pytest.mark.integration
+def test_a_model_that_somebody_has_described_keeps_their_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(tracking_uri=uri)
+    client.create_registered_model("backdrop-engine")
+    for text in ("What serves.", "Other words."):
+        MlflowRuns(uri).describe_model("backdrop-engine", text)
+        assert client.get_registered_model("backdrop-engine").description == "What serves."
 
 
 @pytest.mark.integration

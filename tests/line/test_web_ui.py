@@ -78,10 +78,23 @@ def test_a_person_sees_the_line_and_materialises_an_asset(served: tuple[str, str
         page.goto(f"{dagster}/assets/pretrained_dit")
         expect(page.get_by_text("Loss", exact=True).first).to_be_visible(timeout=PATIENCE_MS)
         expect(page.get_by_text("Samples", exact=True).first).to_be_visible()
+        expect(page.get_by_text("The foundation model:", exact=False).first).to_be_visible()
+        expect(page.get_by_text("MLflow run", exact=True).first).to_be_visible()
+        seen(page, f'img[src^="{mlflow}"]')  # at once, without a click
+
+        page.goto(f"{dagster}/assets/filtered_shards")
+        expect(page.get_by_text("share_kept", exact=True).first).to_be_visible()
         page.get_by_text("Show markdown", exact=False).first.click()
-        picture = page.locator('img[src^="data:image/png;base64,"]').first
-        expect(picture).to_be_visible()
-        assert picture.evaluate("image => image.naturalWidth") > 100
+        seen(page, 'img[src^="data:image/png;base64,"]')
+
+        page.goto(f"{dagster}/assets/evaluation_report?view=checks&checkDetail=wall_colour")
+        expect(page.get_by_text("The wall has the colour that the caption names.").first).to_be_visible()
+        expect(page.get_by_text("of the held-out pictures do; at least 90% must.", exact=False).first).to_be_visible()
+        seen(page, f'img[src^="{mlflow}"]')
+        page.goto(f"{dagster}/assets/evaluation_report")
+        report = page.locator(f'a[href^="{mlflow}"][href$="/artifacts/report.html"]').first
+        page.goto(str(report.get_attribute("href")))
+        expect(page.frame_locator("iframe").get_by_text("what this engine can do").first).to_be_visible()
 
         page.goto(f"{dagster}/assets/training_set")
         with page.expect_response(lambda answer: "mutation" in (answer.request.post_data or "")) as launched:
@@ -95,7 +108,16 @@ def test_a_person_sees_the_line_and_materialises_an_asset(served: tuple[str, str
         expect(page.get_by_text("backdrop/pretrained_dit")).to_be_visible(timeout=PATIENCE_MS)
         page.goto(f"{mlflow}/#/models/backdrop-engine")
         expect(page.get_by_text("challenger").first).to_be_visible(timeout=PATIENCE_MS)
+        page.goto(f"{mlflow}/#/models/backdrop-engine/versions/1")
+        expect(page.get_by_role("heading", name="Checks missed")).to_be_visible(timeout=PATIENCE_MS)
         browser.close()
+
+
+def seen(page: Page, selector: str) -> None:
+    """A picture that has been loaded."""
+    picture = page.locator(selector).first
+    picture.scroll_into_view_if_needed()
+    page.wait_for_function("one => one.complete && one.naturalWidth > 100", arg=picture.element_handle())
 
 
 def ended(page: Page, dagster: str) -> str:

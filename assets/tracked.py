@@ -1,0 +1,191 @@
+"""What MLflow shows of a stage, and how its page is linked from the asset's.
+
+    experiment backdrop/line          a run for each Dagster run
+    experiment backdrop/<asset>       a run for each result, below the Dagster run's; the passes of a training below it
+
+The same thing is logged under the same name everywhere (`loss`, `images_per_second`, `seconds` …), so that MLflow's
+charts compare passes, results and stages.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from assets import shown
+from assets.about import ABOUT
+from assets.line import Line
+from assets.stage import Hosted, Stage, may_be_copied
+from assets.versions import short
+from infra.jobs.events import Metrics
+from infra.jobs.spec import JobResult
+from infra.mlflow_runs import NOTE_TAG
+
+if TYPE_CHECKING:
+    from infra.tracking import Tracking
+
+LINE = "backdrop/line"
+_ABOUT_LINE = (
+    "One run for each run in Dagster; the stages that it made are runs below it, in the experiments "
+    "`backdrop/<asset>`. To compare stages, tick those experiments in the list and choose *Compare*."
+)
+_DAGSTER_RUN = "backdrop.dagster_run"
+_SMALL = "small"  # the folder of a run's artifacts with pictures for the asset's page
+_WIDTH, _HEIGHT = 440, 400  # pixels of such a picture, at most
+#: Tags that are the same for all stages of a Dagster run.
+_OF_RUN = (_DAGSTER_RUN, "backdrop.git_commit")
+#: A Dagster run's own tags that say who or what asked for it; the first is a sentence.
+_REASON = "backdrop.reason"
+_ASKED = (_REASON, "backdrop.causes", "backdrop.automation", "dagster/schedule_name", "dagster/sensor_name")
+
+
+def start_line(context: dg.AssetExecutionContext, line: Line, tags: Mapping[str, str]) -> str:
+    """The MLflow run that stands for the Dagster run."""
+    dagster_run, asked = context.run.run_id, context.run.tags
+    own = {name: tags[name] for name in _OF_RUN}
+    own |= {name.replace("/", "."): asked[name] for name in _ASKED if name in asked}
+    own[NOTE_TAG] = f"Dagster run `{dagster_run}`: {asked.get(_REASON, 'asked for by a person')}"
+    run = line.tracking.start_group(LINE, f"run {dagster_run[:8]}", own, f"line-{dagster_run}")
+    line.tracking.describe_experiment(run, _ABOUT_LINE)
+
+    def goes_on(tagged: Mapping[str, str]) -> bool:
+        other = context.instance.get_run_by_id(tagged.get(_DAGSTER_RUN, ""))
+        return other is not None and not other.is_finished
+
+    line.tracking.end_others(run, goes_on)
+    return run
+
+
+class Curves:
+    """Sends a job's metrics to its MLflow run; those of a pass to a run of the pass's, below it.
+
+    Recipes name a metric `<pass>/<name>`. A training in one pass calls it as its verb is called.
+    """
+
+    def __init__(self, tracking: Tracking, run: str, verb: str) -> None:
+        self._tracking, self._run, self._verb = tracking, run, verb
+        self._parts: dict[str, str] = {}
+        self._last = 0
+
+    def add(self, event: Metrics) -> None:
+        """Points of one step."""
+        for part, values in by_pass(event.values, self._verb).items():
+            if part and part not in self._parts:
+                self._parts[part] = self._tracking.start_part(self._run, part)
+            run = self._parts[part] if part else self._run
+            self._tracking.log_metrics(run, values, event.step)
+            if not part:
+                self._last = max(self._last, event.step)
+
+    def total(self, numbers: Mapping[str, float]) -> None:
+        """The numbers of the asset's page, as the last point of each curve."""
+        self._tracking.log_metrics(self._run, numbers, self._last)
+
+
+def by_pass(values: Mapping[str, float], verb: str) -> dict[str, dict[str, float]]:
+    """Pass → its metrics by their plain names; "" for what belongs to the stage itself."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in values.items():
+        part, _, plain = name.rpartition("/")
+        found.setdefault("" if part == verb else part, {})[plain] = value
+    return found
+
+
+def artifact(title: str) -> str:
+    """The name of a picture among a run's artifacts."""
+    return f"{title.lower().replace(' ', '_')}.png"
+
+
+def log_pictures(line: Line, run: str, result: JobResult) -> None:
+    """The result's pictures as artifacts, and small forms of them for the asset's page."""
+    for title, key in result.pictures.items():
+        shows = result.shows.get(key, ())
+        log_picture(line, run, artifact(title), key, shows)
+        if line.store.exists(key) and may_be_copied(line, shows):
+            line.tracking.log_picture(run, f"{_SMALL}/{artifact(title)}", small(line.store.get(key)))
+
+
+def small(png: bytes) -> bytes:
+    """A picture as it fits into the table of an asset's page: made narrower, and cut off below."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(png)).convert("RGBA")
+    if picture.width > _WIDTH:
+        picture = picture.resize((_WIDTH, round(picture.height * _WIDTH / picture.width)), Image.Resampling.LANCZOS)
+    picture = picture.crop((0, 0, picture.width, min(picture.height, _HEIGHT)))
+    shown_on = Image.new("RGBA", picture.size, "white")
+    shown_on.alpha_composite(picture)
+    file = io.BytesIO()
+    shown_on.convert("RGB").save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def log_picture(line: Line, run: str, path: str, key: str, shows: Collection[str]) -> None:
+    """The picture as an artifact of the MLflow run; one of delivered images as a tag that says where it lies."""
+    if not line.store.exists(key):
+        return
+    if may_be_copied(line, shows):
+        line.tracking.log_picture(run, path, line.store.get(key))
+    else:
+        line.tracking.set_tags(run, {f"backdrop.picture.{path.removesuffix('.png')}": f"{line.store.uri}/{key}"})
+
+
+def page_name(name: str) -> str:
+    """The name of a page among a run's artifacts."""
+    return f"{name.replace(' ', '-')}.html"
+
+
+def log_pages(line: Line, run: str, result: JobResult) -> None:
+    """The result's HTML pages as artifacts, which a browser can open; those that show delivered images stay away."""
+    for name, key in _pages(line, result).items():
+        line.tracking.log_artifact_bytes(run, page_name(name), line.store.get(key))
+
+
+def links(line: Line, record: Mapping[str, str], result: JobResult) -> dict[str, str]:
+    """Title → address: the MLflow run, its charts and the result's pages. `record`: that of the run."""
+    run = f"{line.settings.mlflow_links}/#/experiments/{record['experiment']}/runs/{record['run']}"
+    pages = {name: f"{run}/artifacts/{page_name(name)}" for name in _pages(line, result)}
+    experiment = f"{line.settings.mlflow_links}/#/experiments/{record['experiment']}/runs?compareRunsMode=CHART"
+    return {**pages, "MLflow run": run, "compare in MLflow": experiment}
+
+
+def pictures(line: Line, record: Mapping[str, str], result: JobResult) -> dict[str, Hosted]:
+    """Title → where MLflow gives a browser the picture."""
+    run = f"{line.settings.mlflow_links}/#/experiments/{record['experiment']}/runs/{record['run']}"
+    at = f"{line.settings.mlflow_links}/get-artifact?run_uuid={record['run']}&path={_SMALL}/"
+    return {t: Hosted(at + artifact(t), f"{run}/artifacts/{artifact(t)}") for t in result.pictures}
+
+
+def version_text(line: Line, stage: Stage, result: JobResult, run: str) -> str:
+    """The description of a new model version, in Markdown; an engine's is replaced by its model card."""
+    known = shown.numbers(stage.asset, result, {})
+    rows = [(name.replace("_", " "), f"{value:,.4g}") for name, value in known.items()]
+    parts = shown.passes(result.metadata)
+    return "\n\n".join(
+        [
+            ABOUT[stage.asset].what,
+            shown.table(("number", "value"), rows),
+            *([shown.table_of_passes(parts)] if parts else []),
+            f"Trained on dataset version `{short(str(stage.dataset_version))}`; data version `{short(stage.version)}`; "
+            f"MLflow run `{run}`. `backdrop trace` follows it back to the photographs.",
+        ]
+    )
+
+
+def describe_model(line: Line, name: str, text: str) -> None:
+    """A registered model's description, unless somebody has given it one."""
+    from infra.mlflow_runs import MlflowRuns
+
+    MlflowRuns(str(line.settings.mlflow_uri)).describe_model(name, text)
+
+
+def _pages(line: Line, result: JobResult) -> dict[str, Any]:
+    """Name → key of the pages that may be copied."""
+    return {
+        name: key
+        for name, key in result.files.items()
+        if key.endswith(".html") and line.store.exists(key) and may_be_copied(line, result.shows.get(key, ()))
+    }
