@@ -42,7 +42,7 @@ def run(app: Any, arguments: Sequence[str]) -> int:
         if as_json:
             stack.enter_context(for_programs())
         try:
-            ended = app(args=list(arguments), prog_name="backdrop", standalone_mode=False)
+            ended = app(args=_as_text(arguments), prog_name="backdrop", standalone_mode=False)
             code = ended if isinstance(ended, int) else 0
         except SystemExit as exit:  # of the shell's completion
             code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
@@ -51,6 +51,16 @@ def run(app: Any, arguments: Sequence[str]) -> int:
         if code == INTERRUPTED:
             return _tell(KeyboardInterrupt(), as_json)
         return _flush(code)
+
+
+def _as_text(arguments: Sequence[str]) -> list[str]:
+    """The arguments as UTF-8, whatever the terminal's locale is. Raises what the parser raises for a wrong one."""
+    import typer
+
+    try:
+        return [os.fsencode(one).decode() for one in arguments]
+    except UnicodeError as error:
+        raise typer.BadParameter(f"an argument is not UTF-8: {error}") from None
 
 
 def reason_of(error: BaseException) -> tuple[str, str, int]:
@@ -62,7 +72,7 @@ def reason_of(error: BaseException) -> tuple[str, str, int]:
     said = " ".join(str(error).split())[:500]
     if any(kind.__name__ in _AWAY for kind in type(error).__mro__):
         return f"something outside did not answer: {said}", "run the same command again", ServiceError.exit_code
-    if isinstance(error, OSError):
+    if isinstance(error, (OSError, UnicodeError)):
         return said, "check that place and its rights", BackdropError.exit_code
     place = _keep_traceback(error)
     return f"a mistake in Backdrop: {type(error).__name__}: {said}", f"its traceback is in {place}", MISTAKE
@@ -98,11 +108,11 @@ def _keep_traceback(error: BaseException) -> Path:
 
     try:
         path = Settings.load().state / "error.log"
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except (BackdropError, OSError):
         descriptor, name = tempfile.mkstemp(prefix="backdrop-", suffix=".log")
         path = Path(name)
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     return path
 

@@ -132,6 +132,7 @@ def run_command(settings: Settings, console: Console, command: Command) -> dict[
     """The command line's way; what came of it, for programs."""
     from orchestration.status import remember_models
 
+    _check(command)
     with _open_line(settings, console) as line:
         answer = carry_out(line, command)
         _warn(console, answer.noticed)

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-_ROOMY = 76  # columns
+_ROOMY, _NARROW = 76, 60  # columns
 
 _programs: ContextVar[TextIO | None] = ContextVar("_programs", default=None)
 
@@ -48,8 +48,10 @@ def answer(document: Any) -> None:
     try:
         file.write(json.dumps(plain(document), indent=1) + "\n")
         file.flush()
-    except BrokenPipeError:
+    except OSError as error:  # what could not be written must not come again when the file is closed
         _to_nowhere(file)
+        if not isinstance(error, BrokenPipeError):
+            raise
 
 
 def captured(show: Callable[[], object]) -> Any:
@@ -100,17 +102,31 @@ def records(columns: Iterable[str], rows: Iterable[Any]) -> list[dict[str, Any]]
 
 
 def show_table(console: Console, rows: list[dict[str, Any]], title: str = "", whole: Collection[str] = ()) -> None:
-    """Objects as lines; nothing where there is none. `whole`: the keys whose values stay on one line where there is
-    room."""
+    """Objects as lines, on a narrow terminal one below the other; nothing where there is none. `whole`: the keys whose
+    values stay on one line where there is room."""
     if not rows:
         return
     names, roomy = list(rows[0]), console.width >= _ROOMY
+    if console.width < _NARROW:
+        _show_stacked(console, rows, title)
+        return
     table = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE, show_edge=False, pad_edge=False)
     for name in names:
         table.add_column(name.replace("_", " "), overflow="fold", no_wrap=roomy and name in whole)
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in names))
     console.print(table)
+
+
+def _show_stacked(console: Console, rows: list[dict[str, Any]], title: str) -> None:
+    if title:
+        console.print(f"[italic]{escape(title)}[/italic]", highlight=False)
+    for row in rows:
+        first, *rest = row
+        console.print(f"[bold]{_cell(row[first])}[/bold]", highlight=False)
+        for name in rest:
+            if row[name] not in (None, ""):
+                console.print(f"  {name.replace('_', ' ')}: {_cell(row[name])}", highlight=False)
 
 
 def moment(at: str | None) -> str:

@@ -43,10 +43,9 @@ def status(settings: Settings, console: Console, start: bool) -> dict[str, Any]:
     with services(settings, console) as environment:
         from infra.services import wait_for_mlflow
 
-        os.environ.update(environment)
-        settings = Settings.load()
+        uri = environment.get("BACKDROP_MLFLOW_URI", settings.mlflow_uri)
         with console.status("waiting for MLflow"):
-            wait_for_mlflow(settings)
+            wait_for_mlflow(settings.model_copy(update={"mlflow_uri": uri}))
         return _status(settings)
 
 

@@ -27,6 +27,7 @@ LEDGER = "tests/orchestration/test_promoting.py::test_from_the_first_champion_to
 HUMANS = "tests/orchestration/test_promoting.py::test_a_policy_that_asks_for_a_human"
 TUTORIAL = "tests/line/test_tutorial.py::test_the_tutorial_goes_as_it_is_written"
 DOCTOR = "tests/orchestration/test_doctor.py"
+CLI = "tests/orchestration/test_cli.py"
 OVERLAYS = "tests/infra/test_kubernetes_overlays.py::test_an_overlay_is_whole"
 
 #: Where a command is run for real. Here each is only parsed, and asked for its help.
@@ -46,6 +47,11 @@ TESTED = {
     "backdrop reject": HUMANS,
     "backdrop sign": HUMANS,
     "backdrop plan": "tests/orchestration/test_automation_line.py::test_the_dry_run_says_the_same",
+    "backdrop status": f"{CLI}::test_the_line_with_its_services",
+    "backdrop jobs list": f"{CLI}::test_a_job_is_listed_read_and_cancelled",
+    "backdrop jobs show": f"{CLI}::test_a_job_is_listed_read_and_cancelled",
+    "backdrop jobs log": f"{CLI}::test_a_job_is_listed_read_and_cancelled",
+    "backdrop jobs cancel": f"{CLI}::test_a_job_is_listed_read_and_cancelled",
     "backdrop jobs reap": "tests/cluster/test_launcher.py::test_the_reaper_ends_what_a_killed_worker_could_not",
     "backdrop alerts": "tests/orchestration/test_alerts.py::test_the_command_lists_and_tries",
     "backdrop migrate": f"{DOCTOR}::test_migrating_brings_all_three_databases_up_and_again_changes_nothing",
