@@ -131,7 +131,7 @@ def test_from_the_first_champion_to_a_rollback(world: World, monkeypatch: pytest
     assert world.promote()["outcome"] == "failed engine_parity"
     third = world.engine(True, world.bundle(first))
     made = world.promote()
-    assert (made["outcome"], made["champion"], made["previous"]) == ("champion", third, first)
+    assert (made["outcome"], made["champion_version"], made["previous"]) == ("champion", int(third), first)
     newest = world.line.catalog.entries(ENGINE)[0]
     assert (newest.who, newest.reason) == ("unverified actor the line", "adherence is better")
     assert newest.evidence["gate"] == [{"p": 0.001}]
@@ -221,7 +221,7 @@ def test_a_policy_that_asks_for_a_human(world: World, monkeypatch: pytest.Monkey
         carry_out(world.line, Command("approve", version=version, token=token + "!"))
     assert f"version {version} of {ENGINE} is approved by anna" in world.said()
     assert world.approved() is True
-    assert world.promote()["champion"] == version
+    assert world.promote()["champion_version"] == int(version)
 
     # Another checkpoint: the yes was for the one before.
     another = world.engine(True, world.bundle(version))
@@ -233,7 +233,7 @@ def test_a_policy_that_asks_for_a_human(world: World, monkeypatch: pytest.Monkey
     assert done["outcome"] == f"version {another} of {ENGINE} is approved by anna"
     with pytest.raises(BackdropError, match="The token is for: approve"):
         carry_out(world.line, Command("promote", version=another, token=token))
-    assert world.promote()["champion"] == another
+    assert world.promote()["champion_version"] == int(another)
     entry = world.line.catalog.entries(ENGINE)[0]
     assert (entry.kind, entry.actor, entry.verified) == ("done", "the line", False)
 
