@@ -127,8 +127,19 @@ def execute(
         raise_on_error=False,
     )
     if not result.success:
+        if _was_interrupted(result):
+            raise KeyboardInterrupt  # Dagster turns a Ctrl-C into a failed step
         raise _failure(result)
     return result
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether a step ended because somebody wanted the whole run to end."""
+    failures = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    return any(
+        error is not None and error.cls_name in ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
+        for error in failures
+    )
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> BackdropError:

@@ -429,3 +429,26 @@ def test_the_line_with_its_services(world: Shop) -> None:
     assert (down["live"], down["champion"]["version"]) == (False, "2")
     assert found["as_of"] <= down["as_of"] < down["at"]
     assert any("PostgreSQL" in one for one in down["problems"])
+
+
+@pytest.mark.integration
+def test_a_run_that_is_interrupted_says_so_in_one_line(shop: Shop) -> None:
+    """While its first job runs: Dagster sees a failed step in that, and the command does not."""
+    command = [sys.executable, "-m", "orchestration.cli", "run", "--preset", "tiny", "--json"]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=shop.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            deadline = time.monotonic() + 120
+            while not list(shop.state.glob("jobs/raw_images*/log.txt")) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            running.send_signal(signal.SIGINT)
+            out, said = running.communicate(timeout=90)
+        finally:
+            running.kill()
+            from infra.database import remove_postgres
+
+            remove_postgres(shop.state)
+    assert (running.returncode, json.loads(out)["exit_code"]) == (130, 130), said
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("interrupted: ")
