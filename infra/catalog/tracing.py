@@ -71,8 +71,8 @@ class ImageTrace:
     quarantine: list[Row[Any]]  # delivery, reason, detail, key
     copies: list[Row[Any]]  # delivery, image_id, of, distance, similarity
     slices: list[Row[Any]]  # delivery, id, split, bucket, state, shard, place
-    versions: list[Row[Any]]  # version, samples, withdrawn
-    models: list[Row[Any]]  # asset, id, dataset_version, mlflow_run
+    versions: list[Row[Any]]  # version, samples, withdrawn, trained (False: held out there)
+    models: list[Row[Any]]  # asset, id, dataset_version, mlflow_run; of versions that it was trained on
     pictures: list[str]  # store keys
 
     @property
@@ -87,9 +87,10 @@ class Tracing(CatalogDatabase):
         """Where an image came from, what was decided about it, and what was made of it."""
         s, v, q, c, r, m = Sighting, Verdict, Quarantined, Copy, SliceRecord, SliceMember
         versions = text(
-            "SELECT version, samples, withdrawn FROM dataset_versions WHERE version IN ("
-            "SELECT v.version FROM dataset_versions v, jsonb_array_elements(v.slices) piece "
-            "JOIN slice_members m ON m.slice_id = piece ->> 'id' WHERE m.image_id = :id) ORDER BY created_at, version"
+            "SELECT v.version, v.samples, v.withdrawn, bool_or(piece ->> 'split' = 'train') AS trained "
+            "FROM dataset_versions v, jsonb_array_elements(v.slices) piece "
+            "JOIN slice_members m ON m.slice_id = piece ->> 'id' WHERE m.image_id = :id "
+            "GROUP BY v.version, v.samples, v.withdrawn, v.created_at ORDER BY v.created_at, v.version"
         )
         with self._transaction() as connection:
 
@@ -127,7 +128,7 @@ class Tracing(CatalogDatabase):
                     .order_by(r.committed_at, r.id)
                 ),
                 versions=found,
-                models=list(connection.execute(models, {"versions": [row.version for row in found]})),
+                models=list(connection.execute(models, {"versions": [row.version for row in found if row.trained]})),
                 pictures=list(
                     connection.scalars(select(Shown.key).where(Shown.image_id == image_id).order_by(Shown.key))
                 ),

@@ -336,6 +336,20 @@ def test_staged_slices_count_once_they_are_committed(catalog: Catalog) -> None:
     assert catalog.delivery("monday").state == "filtered"  # type: ignore[union-attr]
 
 
+def test_no_model_learned_from_what_was_held_out(catalog: Catalog) -> None:
+    catalog.add_delivery("monday", "s3://bucket/x", "pictures")
+    for number, split in ((1, "train"), (2, "holdout")):
+        name = f"slice {number}"
+        catalog.stage_slice("monday", piece(name, split), name, [(image(number), "shard.00000.mds", 0)])
+    catalog.commit_slices("monday", [piece("slice 1"), piece("slice 2", "holdout")])
+    catalog.add_dataset_version(DatasetVersion("v1", (piece("slice 1"), piece("slice 2", "holdout")), 4))
+    catalog.record_model(id="m", asset="autoencoder", data_version="d", dataset_version="v1", mlflow_run="r1")
+    for number, trained in ((1, True), (2, False)):
+        found = catalog.trace_image(image(number))
+        assert [(row.version, row.trained) for row in found.versions] == [("v1", trained)]
+        assert [row.id for row in found.models] == (["m"] if trained else [])
+
+
 def test_versions_and_models(catalog: Catalog) -> None:
     version = DatasetVersion("v1", (piece("a"), piece("b", "holdout")), 4)
     catalog.add_dataset_version(version)
