@@ -34,7 +34,7 @@ _ABOUT_LINE = (
 )
 _DAGSTER_RUN = "backdrop.dagster_run"
 _SMALL = "small"  # the folder of a run's artifacts with pictures for the asset's page
-_WIDTH, _HEIGHT = 440, 400  # pixels of such a picture, at most
+_WIDTH, _HEIGHT = 320, 300  # pixels of such a picture, at most
 #: Tags that are the same for all stages of a Dagster run.
 _OF_RUN = (_DAGSTER_RUN, "backdrop.git_commit")
 #: A Dagster run's own tags that say who or what asked for it; the first is a sentence.
