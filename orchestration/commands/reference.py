@@ -57,7 +57,7 @@ KEYS: Mapping[str, Mapping[str, str]] = {
         "quarantine": "delivery, reason, detail, key",
         "copies": "delivery, image_id, of, distance, similarity",
         "slices": "delivery, id, split, bucket, state, shard, place",
-        "dataset_versions": "version, samples, withdrawn",
+        "dataset_versions": "version, samples, withdrawn, trained (false: held out there)",
         "models": "asset, id, dataset_version, mlflow_run",
         "subjects": "subjects that it is a photograph of",
         "pictures": "URIs of pictures that show it",
