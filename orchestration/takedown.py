@@ -38,6 +38,7 @@ def take_down(settings: Settings, console: Console, target: str, reason: str, dr
     from orchestration.remembered import as_last_run
     from orchestration.run import only_run
     from orchestration.services import services
+    from orchestration.status import remember_models
 
     with services(settings, console) as environment:
         os.environ.update({**environment, **as_last_run(settings)})
@@ -71,6 +72,7 @@ def take_down(settings: Settings, console: Console, target: str, reason: str, dr
                 "run the same command again when it has ended",
             )
         line.catalog.finish_takedown(order.id, report.as_dict())
+        remember_models(line)
         console.print(f"takedown {order.id} is carried out")
         return document | {"order": order.id, "report": report.as_dict(), "training_set": made}
 
