@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from infra.catalog.connection import CatalogDatabase
 from infra.catalog.models import AlertMessageRecord, AlertRecord
+from infra.catalog.rows import Alert, AlertMessage
 
 _ALERTS, _MESSAGES = AlertRecord.__table__, AlertMessageRecord.__table__
 _LOCK = "backdrop alerts"
@@ -29,38 +29,6 @@ _JOIN = """
     WHERE ended_at IS NULL AND kind <> ALL(:once) AND NOT waiting ? :name AND NOT EXISTS
         (SELECT 1 FROM alert_messages m WHERE m.destination = :name AND m.alerts @> to_jsonb(alerts.id))
 """
-
-
-@dataclass(frozen=True)
-class Alert:
-    """A row of `alerts`; `id` is 0 until it is written. `cause` is the same each time the same thing is noticed."""
-
-    cause: str
-    kind: str
-    title: str
-    detail: str
-    since: datetime
-    links: Mapping[str, str] = field(default_factory=dict)
-    noticed_at: datetime | None = None
-    ended_at: datetime | None = None
-    waiting: tuple[str, ...] = ()
-    id: int = 0
-
-
-@dataclass(frozen=True)
-class AlertMessage:
-    """A row of `alert_messages`: `notice` is what is sent."""
-
-    id: int
-    destination: str
-    kind: str
-    alerts: tuple[int, ...]
-    notice: Mapping[str, Any]
-    written_at: datetime
-    attempts: int
-    next_at: datetime
-    sent_at: datetime | None
-    problem: str
 
 
 class Alerts(CatalogDatabase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -171,3 +172,35 @@ class Model:
     dataset_version: str
     mlflow_run: str | None
     created_at: datetime
+
+
+@dataclass(frozen=True)
+class Alert:
+    """A row of `alerts`; `id` is 0 until it is written. `cause` is the same each time the same thing is noticed."""
+
+    cause: str
+    kind: str
+    title: str
+    detail: str
+    since: datetime
+    links: Mapping[str, str] = field(default_factory=dict)
+    noticed_at: datetime | None = None
+    ended_at: datetime | None = None
+    waiting: tuple[str, ...] = ()
+    id: int = 0
+
+
+@dataclass(frozen=True)
+class AlertMessage:
+    """A row of `alert_messages`: `notice` is what is sent."""
+
+    id: int
+    destination: str
+    kind: str
+    alerts: tuple[int, ...]
+    notice: Mapping[str, Any]
+    written_at: datetime
+    attempts: int
+    next_at: datetime
+    sent_at: datetime | None
+    problem: str

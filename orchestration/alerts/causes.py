@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from infra.catalog.alerts import Alert
+from infra.catalog.rows import Alert
 
 
 class Kind(StrEnum):

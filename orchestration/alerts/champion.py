@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from infra.catalog.alerts import Alert
+from infra.catalog.rows import Alert
 from infra.files import sha256_bytes
 from orchestration.alerts.causes import LOOK_BACK, Kind, Pages, Seen, cause, holding
 

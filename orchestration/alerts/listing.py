@@ -18,7 +18,7 @@ from infra.errors import BackdropError
 from infra.settings import Settings
 
 if TYPE_CHECKING:
-    from infra.catalog.alerts import Alert, AlertMessage
+    from infra.catalog.rows import Alert, AlertMessage
     from infra.notify import Notice
 
 

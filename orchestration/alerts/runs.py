@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from infra.catalog.alerts import Alert
+from infra.catalog.rows import Alert
 from orchestration.alerts.causes import LOOK_BACK, Kind, Pages, Seen, cause
 
 if TYPE_CHECKING:

@@ -12,12 +12,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-from infra.catalog.alerts import Alert, AlertMessage, Alerts
+from infra.catalog.rows import Alert, AlertMessage
 from infra.errors import BackdropError
 from infra.notify import Destination, NotDelivered, Notice
 from orchestration.alerts.causes import ONCE, Pages
 from orchestration.alerts.wording import notice_of
+
+if TYPE_CHECKING:
+    from infra.catalog.alerts import Alerts
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from infra.catalog.alerts import Alert
+from infra.catalog.rows import Alert
 from infra.files import canonical_json, sha256_bytes
 from infra.notify import Notice
 from orchestration.alerts.causes import FIRST, MANY, Kind, Pages

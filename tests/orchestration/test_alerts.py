@@ -23,7 +23,7 @@ from deploy.registry import CHAMPION, Registry
 from deploy.specs import CHECKS
 from infra.bundles import write_bundle
 from infra.catalog import Catalog
-from infra.catalog.alerts import Alert
+from infra.catalog.rows import Alert
 from infra.errors import BackdropError
 from infra.notify import Webhook, destinations
 from infra.settings import REPOSITORY, Settings
