@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -60,12 +61,15 @@ def serve(settings: Settings, console: Console, port: int) -> None:
         try:
             with console.status("waiting for MLflow"):
                 wait_for_mlflow(loaded)
-            ending.callback(_end, start_studio("127.0.0.1", at, loaded.state / "studio.log"))
+            log = loaded.state / "studio.log"
+            studio = start_studio("127.0.0.1", at, log)
+            ending.callback(_end, studio)
             console.print(f"Dagster  http://127.0.0.1:{port}", highlight=False)
             console.print(f"Studio   http://127.0.0.1:{at}", highlight=False)
             console.print(f"MLflow   {loaded.mlflow_links}", highlight=False)
             console.print("On this machine only: none of them asks who you are. Ctrl-C ends them.")
-            if process.wait():
+            _watch(process, studio, console, log)
+            if process.returncode:
                 raise BackdropError(
                     f"Dagster's web server ended with {process.returncode}",
                     f"is port {port} free? try --port",
@@ -74,6 +78,16 @@ def serve(settings: Settings, console: Console, port: int) -> None:
             console.print("ending")
         finally:
             ending.close()
+
+
+def _watch(dagster: subprocess.Popen[bytes], studio: subprocess.Popen[bytes], console: Console, log: Path) -> None:
+    """Until Dagster's server ends. That the studio ended is said, once, and ends nothing else."""
+    said = False
+    while dagster.poll() is None:
+        if studio.poll() is not None and not said:
+            console.print(f"[red]The studio ended with {studio.returncode}[/red]; {log} says why.", soft_wrap=True)
+            said = True
+        time.sleep(0.5)
 
 
 def serve_studio(settings: Settings, console: Console, host: str, port: int) -> None:

@@ -6,11 +6,13 @@ import argparse
 import logging
 import os
 from collections import Counter
+from dataclasses import replace
 
 from deploy.studio.memory import give_back_freely
 from infra.settings import Settings
 
 HOST, PORT = "127.0.0.1", 3001
+LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def main() -> None:
@@ -37,7 +39,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
 
     torch.set_num_threads(1)  # the reward is small, and the engine's threads have the cores
     uvicorn.run(
-        make_app(make_room(settings, Counter()), [host]),
+        make_app(replace(make_room(settings, Counter()), local=host in LOCAL), [host]),
         host=host,
         port=port,
         log_level="warning",

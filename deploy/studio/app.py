@@ -148,6 +148,7 @@ def _status(room: Room) -> dict[str, Any]:
     champion, challenger = room.engines.current(CHAMPION), room.engines.known.get(CHALLENGER)
     limits = room.limits
     found: dict[str, Any] = {
+        "local": room.local,
         "ready": champion is not None,
         "problem": room.engines.problem,
         "remedy": "" if champion is not None else WHAT_TO_DO,

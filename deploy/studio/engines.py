@@ -40,7 +40,8 @@ class Engines:
         self._reached = False
         self._problem = "The registry has not been asked yet."
         self._failed: dict[str, float] = {}  # bundle → when it did not open
-        self._opening = threading.Lock()
+        # One each: a challenger that takes its time must not hold up a promotion.
+        self._opening = {alias: threading.Lock() for alias in self._slots}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -145,8 +146,10 @@ class Engines:
     def _open(self, alias: str, version: ModelVersion) -> bool:
         """Whether `version` is what is open under `alias`, opened now if it was not."""
         slot = self._slots[alias]
-        with self._opening:
+        with self._opening[alias]:
             if slot.current is not None and slot.current.version.bundle == version.bundle:
+                if alias == CHALLENGER:
+                    slot.touch()  # who asks for it waits in the queue next, and must find it open
                 return True
             if time.monotonic() - self._failed.get(version.bundle, -RETRY_SECONDS) < RETRY_SECONDS:
                 return False

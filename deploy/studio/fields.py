@@ -38,7 +38,7 @@ UNSAID = {
     Task.EXPAND: "the same floor and the same wall going on",
     Task.ERASE: "an empty floor against an empty wall",
 }
-_SEEDS = 2**63
+_SEEDS = 2**64
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ def _wrong(what: str, remedy: str) -> Refusal:
 
 def _words(name: str, text: str, most: int) -> str:
     """The text without control characters and outer space. Raises Refusal for one that is too long."""
+    text = text.replace("\r\n", "\n")  # how browsers send a line's end, which the page counts as one
     if len(text) > most:
         raise Refusal(
             422, "prompt", f"The {name} has {len(text):,} characters, {most:,} are allowed.", "Say it in fewer words."
@@ -108,7 +109,7 @@ def _words(name: str, text: str, most: int) -> str:
 def _seed(text: str) -> int:
     if not text.strip():
         return secrets.randbelow(2**31)
-    if not re.fullmatch(r"[0-9]{1,19}", text.strip()) or int(text) >= _SEEDS:
+    if not re.fullmatch(r"[0-9]{1,20}", text.strip()) or int(text) >= _SEEDS:
         raise _wrong(f"The seed {text[:40]!r} is no whole number from 0 to {_SEEDS - 1}.", "Leave it out for any.")
     return int(text)
 

@@ -148,19 +148,22 @@ class LineSource:
             text_encoder=self._settings.text_encoder,
             fallbacks=self._fallbacks,
         )
-        meta = open_bundle(self._store, version.bundle).meta
-        reward = reward_of(self._store, version.bundle)
-        ranker = None
-        if reward is not None:
-            try:
-                ranker = load_reward(self._store, reward, engine.embed)
-            except BackdropError as error:  # a ranker is a luxury: candidates then come in the order of their seeds
-                log.warning("candidates are not ranked: %s", error)
-        opened = Opened(
-            version, engine, int(meta["steps"]), self._guidance, str(meta["catalog"]["dataset_version"]),
-            ranker, reward or "" if ranker else "",
-        )  # fmt: skip
-        try_out(opened)
+        ranker, reward = None, ""
+        try:
+            if found := reward_of(self._store, version.bundle):
+                ranker, reward = load_reward(self._store, found, engine.embed), found
+        except Exception as error:  # a ranker is a luxury: candidates then come in the order of their seeds
+            log.warning("candidates are not ranked: %s", error)
+        try:
+            meta = open_bundle(self._store, version.bundle).meta
+            opened = Opened(
+                version, engine, int(meta["steps"]), self._guidance, str(meta["catalog"]["dataset_version"]), ranker,
+                reward,
+            )  # fmt: skip
+            try_out(opened)
+        except BaseException:
+            engine.close()
+            raise
         log.info("version %s (%s) opened in %.1f s", version.version, version.bundle[:12], time.monotonic() - began)
         return opened
 

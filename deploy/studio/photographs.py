@@ -17,6 +17,8 @@ from infra.images import decode, decode_mask, probe, shrink
 SEGMENTED = 512
 """Pixels of the longer side at which a product is looked for; the cut itself works on fewer."""
 LEAST_ALPHA = 0.001
+LONGEST = 16_000
+"""Pixels of a side; WebP ends at 16,383."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def read_photograph(data: bytes | None, limits: Limits) -> np.ndarray:
     if data is None:
         raise Refusal(422, "field", "There is no photograph.", "Give the file field 'photograph', or a sample's id.")
     try:
-        return decode(data, limits.pixels)
+        return _of_sane_sides(decode(data, limits.pixels), "photograph")
     except BadImage as error:
         raise bad_picture(error, "photograph", limits.pixels) from None
 
@@ -46,9 +48,16 @@ def read_photograph(data: bytes | None, limits: Limits) -> np.ndarray:
 def read_mask(data: bytes, limits: Limits) -> np.ndarray:
     """bool (H, W): alpha where the file has some, white (128 and more) where not. Raises Refusal (413, 415, 422)."""
     try:
-        return decode_mask(data, limits.pixels)
+        return _of_sane_sides(decode_mask(data, limits.pixels), "mask")
     except BadImage as error:
         raise bad_picture(error, "mask", limits.pixels) from None
+
+
+def _of_sane_sides(picture: np.ndarray, what: str) -> np.ndarray:
+    """The picture (H, W, …). Raises Refusal (413) for a ribbon that no file format or screen would take back."""
+    if max(picture.shape[:2]) > LONGEST:
+        raise Refusal(413, "too many pixels", f"The {what} is more than {LONGEST:,} pixels long.", "Cut it shorter.")
+    return picture
 
 
 def fitted(mask: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -89,6 +98,8 @@ def alpha_of(data: bytes, limits: Limits) -> np.ndarray | None:
 
 def grown(mask: np.ndarray) -> np.ndarray:
     """A mask and a rim of a hundredth of the picture: what is erased leaves no halo. An empty one stays empty."""
+    if not mask.any():
+        return mask
     reach = max(1, round(0.01 * max(mask.shape)))
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), kernel)) > 0
+    # By distance: a dilation's time goes with the square of its reach, which a long, thin picture makes huge.
+    return np.asarray(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5) <= reach)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from deploy.samples import is_catalogue
-from infra.errors import BackdropError
 from infra.images import probe
 from infra.object_store import ObjectStore
 from infra.shards import load_version, read_slices
@@ -20,6 +20,8 @@ from infra.shards import load_version, read_slices
 log = logging.getLogger(__name__)
 
 COUNT = 8
+RETRY_SECONDS = 30
+"""After they could not be read: the store may come back."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +43,19 @@ class Samples:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._version = ""
+        self._again = 0.0
         self._found: Mapping[str, Sample] = {}
         self._lock = threading.Lock()
 
     def of(self, version: str) -> Mapping[str, Sample]:
         """Id → sample; empty where the dataset version has none, or cannot be read."""
         with self._lock:
-            if version != self._version:
+            if version != self._version and time.monotonic() >= self._again:
                 try:
-                    self._found = _read(self._store, version)
-                except (BackdropError, OSError) as error:  # withdrawn, or gone: the page then has an upload only
+                    self._found, self._version = _read(self._store, version), version
+                except Exception as error:  # withdrawn, gone, or the store is away: the page then has an upload only
                     log.warning("there are no sample photographs: %s", error)
-                    self._found = {}
-                self._version = version
+                    self._found, self._version, self._again = {}, "", time.monotonic() + RETRY_SECONDS
             return self._found
 
 

@@ -30,6 +30,11 @@ class Slot:
         with self._lock:
             return 0.0 if self._leases else time.monotonic() - self._used
 
+    def touch(self) -> None:
+        """It is about to be used: not idle."""
+        with self._lock:
+            self._used = time.monotonic()
+
     @contextmanager
     def lease(self) -> Iterator[Opened | None]:
         """The current engine, open until this ends; None where there is none."""

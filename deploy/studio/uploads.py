@@ -54,6 +54,8 @@ async def read_form(request: Request, limits: Limits) -> Form:
         ) from None
     except ClientDisconnect:
         raise HungUp from None
+    except ValueError:  # UnicodeError: the form names a charset of its own, which cannot read it
+        raise Refusal(400, "form", "The form's characters cannot be read.", "Send it as UTF-8.") from None
     except HTTPException as error:  # how Starlette wraps what the parser finds
         if "maximum size" in str(error.detail):
             raise Refusal(413, "form", "A field of the form is too large.", "Say it in fewer words.") from None
@@ -65,6 +67,8 @@ async def _parsed(request: Request) -> Form:
     files: dict[str, UploadFile] = {}
     form = await request.form(max_files=2, max_fields=16, max_part_size=_FIELD_BYTES)
     for name, value in form.multi_items():
+        if not _is_text(name) or (isinstance(value, str) and not _is_text(value)):
+            raise Refusal(422, "field", "The form has characters that are none.", "Send it as UTF-8.")
         if name in fields or name in files:
             raise Refusal(422, "field", f"The field '{name[:40]}' is given twice.", "Give it once.")
         if isinstance(value, UploadFile):
@@ -78,6 +82,11 @@ async def _parsed(request: Request) -> Form:
         else:
             fields[name] = value
     return Form(fields, files)
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8; halves of a pair, which some charsets let through, cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 class _Counted:

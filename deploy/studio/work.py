@@ -35,6 +35,7 @@ class Room:
     desk: Desk
     shelf: Shelf
     samples: Samples
+    local: bool = True  # nobody but this machine reaches it
 
 
 @dataclass(frozen=True)

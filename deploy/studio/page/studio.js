@@ -46,7 +46,8 @@ async function askStatus() {
     const status = await (await fetch("/v1/status")).json();
     const one = status.champion;
     state.limits = status.limits;
-    $("who").textContent = one ? `Champion: version ${one.version} · ${one.backend} · ${one.size} px · this machine only` : "No champion yet";
+    $("who").textContent = one ? `Champion: version ${one.version} · ${one.backend} · ${one.size} px · ${status.local ? "this machine only" : "open to whoever reaches this address"}` : "No champion yet";
+    $("where").textContent = status.local ? "Served on this machine only, without a login." : "Served to whoever reaches this address, without a login.";
     const notices = [];
     if (!status.ready) notices.push(`${status.problem} ${status.remedy}`);
     else if (status.problem) notices.push(status.problem);
@@ -81,9 +82,11 @@ async function showSamples() {
     picture.alt = "";
     button.append(picture);
     button.addEventListener("click", async () => {
-      const blob = await (await fetch(one.picture)).blob();
-      await take(new File([blob], `sample-${index + 1}.jpg`, { type: blob.type }));
-      await showMask(await (await fetch(one.mask)).blob());
+      const [blob, marked] = await Promise.all([one.picture, one.mask].map(async (at) => (await fetch(at)).blob()));
+      const file = new File([blob], `sample-${index + 1}.jpg`, { type: blob.type });
+      await take(file);
+      if (state.file !== file) return; // another one was taken meanwhile
+      await showMask(marked);
       for (const other of $("samples").children) other.setAttribute("aria-pressed", String(other === button));
     });
     return button;
@@ -187,13 +190,16 @@ async function showMask(blob) {
 }
 
 async function automatic() {
+  const file = state.file;
   const form = new FormData();
-  form.append("photograph", state.file);
+  form.append("photograph", file);
   form.append("task", state.task);
   say("Looking for the product…");
   try {
     const answer = await answerOf(await fetch("/v1/mask", { method: "POST", body: form }));
-    await showMask(await answer.blob());
+    const marked = await answer.blob();
+    if (state.file !== file) return; // it is another photograph's
+    await showMask(marked);
     const sure = answer.headers.get("Mask-Confidence");
     if (Number(answer.headers.get("Mask-Share")) === 0) say("No product was found: mark it with the brush.", true);
     else say(sure === null ? "The mask is the photograph's own cut-out." : `Found a product, ${Math.round(100 * sure)} % sure. Correct it with the brush.`);

@@ -45,7 +45,7 @@ def test_fields_have_defaults_and_any_script_is_a_prompt() -> None:
         (Task.BACKGROUND, {"prompt": "x", "k": "5"}, "1 to 4"),
         (Task.BACKGROUND, {"prompt": "x", "k": "one"}, "1 to 4"),
         (Task.BACKGROUND, {"prompt": "x", "seed": "-1"}, "no whole number"),
-        (Task.BACKGROUND, {"prompt": "x", "seed": str(2**63)}, "no whole number"),
+        (Task.BACKGROUND, {"prompt": "x", "seed": str(2**64)}, "no whole number"),
         (Task.BACKGROUND, {"prompt": "x", "format": "jpeg"}, "format 'jpeg'"),
         (Task.BACKGROUND, {"prompt": "x", "sied": "1"}, "Did you mean 'side'"),
         (Task.BACKGROUND, {"prompt": "x", "ratio": "1:1"}, "Only Expand"),
