@@ -165,12 +165,11 @@ def find_job(where: Sequence[Place], key: str) -> tuple[Place, JobRow]:
     """The job of this key, or the only one whose key begins so. Raises BackdropError where there is not one."""
     jobs = every_job(where)
     named = [one for one in jobs if one[1].key == key] or [one for one in jobs if key and one[1].key.startswith(key)]
-    if len(named) == 1:
-        return named[0]
-    if named:
-        raise BackdropError(
-            f"{len(named)} jobs begin with {key!r}", f"it is one of {', '.join(row.key for _, row in named[:8])}"
-        )
+    keys = list(dict.fromkeys(row.key for _, row in named))
+    if len(keys) == 1:  # tried again, a cluster keeps its earlier attempts for a while
+        return next((one for one in named if not one[1].ended), named[0])
+    if keys:
+        raise BackdropError(f"{len(keys)} jobs begin with {key!r}", f"it is one of {', '.join(keys[:8])}")
     raise BackdropError(
         f"there is no job {key!r}.{nearest(key, [row.key for _, row in jobs])}", "`backdrop jobs list` names them"
     )
@@ -187,7 +186,10 @@ def log_lines(where: Sequence[Place], key: str, lines: int, rank: int, follow: b
     yield from _text(whole).splitlines()[-lines:] if whole and lines else []
     while follow and not row.ended:
         time.sleep(_POLL_S)
-        _, row = find_job([place], row.key)
+        try:
+            _, row = find_job([place], row.key)
+        except BackdropError:  # deleted while it was followed
+            break
         now = place.read_log(row, rank) or b""
         rest += _news(seen, now)
         seen = now

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,13 +11,12 @@ from rich.markup import escape
 from infra.settings import Settings
 
 
-def show_plan(settings: Settings, console: Console, as_json: bool) -> None:
+def show_plan(settings: Settings, console: Console) -> dict[str, Any]:
     """The same decisions, in the same words, as the schedules and the sensor come to at their next look."""
     from orchestration.remembered import as_last_run
     from orchestration.services import services
 
-    apart = Console(stderr=True) if as_json else console
-    with services(settings, apart) as environment:
+    with services(settings, console) as environment:
         os.environ.update({**environment, **as_last_run(settings)})
         import dagster as dg
 
@@ -32,11 +30,6 @@ def show_plan(settings: Settings, console: Console, as_json: bool) -> None:
             means = gather.means(line, instance)
             decisions = plan(gather.deliveries(line, instance), gather.training(line, instance), means)
     budget = {"allowed": means.budget, "spent": None if means.budget is None else total(means.spent, means.now)}
-    if as_json:
-        rest = paused(means.spent, means.budget, means.now)
-        answer = {"gpu_hours": budget | {"paused": rest}, "automations": [one.as_dict() for one in decisions]}
-        sys.stdout.write(json.dumps(answer, indent=1) + "\n")
-        return
     for decision in decisions:
         would = f"[green]would start {len(decision.requests):,}[/green]" if decision.requests else "[dim]waits[/dim]"
         console.print(f"[bold]{decision.automation}[/bold]  {would}")
@@ -46,3 +39,5 @@ def show_plan(settings: Settings, console: Console, as_json: bool) -> None:
             console.print(f"  {request.job}: {escape(request.reason)}", highlight=False, soft_wrap=True)
     if means.budget is not None:
         console.print(f"budget  {budget['spent']:.1f} of {means.budget:g} GPU-hours in seven days", highlight=False)
+    rest = paused(means.spent, means.budget, means.now)
+    return {"gpu_hours": budget | {"paused": rest}, "automations": [one.as_dict() for one in decisions]}

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
 from datetime import UTC, date, datetime
-from io import StringIO
 from pathlib import PurePath
 from typing import Any, TextIO
 
@@ -52,13 +51,6 @@ def answer(document: Any) -> None:
         _to_nowhere(file)
         if not isinstance(error, BrokenPipeError):
             raise
-
-
-def captured(show: Callable[[], object]) -> Any:
-    """The document of a command that writes it to `sys.stdout` itself."""
-    with redirect_stdout(StringIO()) as page:
-        show()
-    return json.loads(page.getvalue())
 
 
 @contextmanager

@@ -171,6 +171,8 @@ def _failed_checks(instance: dg.DagsterInstance, made: Mapping[str, Made]) -> di
     keys = sorted(defs.resolve_asset_graph().asset_check_keys)
     found: dict[str, dict[str, list[str]]] = {}
     for key, record in instance.event_log_storage.get_latest_asset_check_execution_by_key(keys).items():
+        if record.status.value not in ("SUCCEEDED", "FAILED"):
+            continue  # planned by a run that has not come to it
         event = record.event.dagster_event if record.event is not None else None
         one = made.get(key.asset_key.to_user_string())
         if event is None or event.event_specific_data is None or record.event is None or one is None:

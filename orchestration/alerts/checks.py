@@ -91,14 +91,20 @@ def violated(one: Verdict) -> bool:
 
 def drift(instance: dg.DagsterInstance, pages: Pages, memory: Mapping[str, Any], now: datetime) -> list[Seen]:
     """Deliveries whose newest comparison with those before them has failed."""
-    newest = instance.event_log_storage.get_latest_asset_check_execution_by_key(_keys(SHARDS, DRIFT))
-    mark = max((one.id for one in newest.values()), default=0)
-    if any(now.timestamp() - one.create_timestamp < SETTLE for one in newest.values()) or mark == memory.get("mark"):
+    # A result is written into the row that its run has planned, so no row's number tells of it; an event's does.
+    mark = instance.event_log_storage.get_maximum_record_id() or 0
+    if mark == memory.get("mark"):
         return []
     first = float(memory.get("first") or (now - LOOK_BACK).timestamp())
     verdicts = [one for name in DRIFT for one in _history(instance, SHARDS, name) if one.at >= first]
+    if any(now.timestamp() - one.at < SETTLE for one in verdicts):
+        return []
     verdicts = _with_deliveries(instance, verdicts)
-    return [drift_causes(verdicts, pages, {"mark": mark, "first": first})]
+    seen = drift_causes(verdicts, pages)
+    # Who was not looked at this time, because hundreds were filtered since, drifts as before.
+    looked = {f"{DRIFT_SCOPE}{one.partition}" for one in verdicts}
+    current = (seen.current or frozenset()) | (frozenset(memory.get("open", ())) - looked)
+    return [replace(seen, current=current, memory={"mark": mark, "first": first, "open": sorted(current)})]
 
 
 def _with_deliveries(instance: dg.DagsterInstance, verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -32,24 +30,20 @@ def newest(limit: int) -> list[dict[str, Any]]:
     return [_row(one, [message for message in messages if one.id in message.alerts]) for one in found]
 
 
-def show_alerts(settings: Settings, console: Console, limit: int, as_json: bool) -> None:
-    """The command."""
+def show_alerts(settings: Settings, console: Console, limit: int) -> list[dict[str, Any]]:
+    """The command; returns what it shows."""
     from orchestration.alerts.causes import ONCE
     from orchestration.alerts.sensor import NOWHERE
     from orchestration.services import services
 
-    apart = Console(stderr=True) if as_json else console  # what the services say is no JSON
-    with services(settings, apart) as environment:
+    with services(settings, console) as environment:
         os.environ.update(environment)
         rows = newest(limit)
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-        return
     if not (settings.alert_webhook or settings.alert_email):
         console.print(f"[yellow]{escape(NOWHERE)}[/yellow]", highlight=False)
     if not rows:
         console.print("there has been nothing to tell")
-        return
+        return rows
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
     for column in ("since (UTC)", "ended", "kind", "what", "told"):
         table.add_column(column, overflow="fold")
@@ -57,6 +51,7 @@ def show_alerts(settings: Settings, console: Console, limit: int, as_json: bool)
         ended = _short(row["ended_at"]) or ("" if row["kind"] in ONCE else "no")
         table.add_row(_short(row["since"]), ended, row["kind"], escape(row["title"]), escape(row["told"]))
     console.print(table)
+    return rows
 
 
 def send_test(settings: Settings, console: Console) -> None:

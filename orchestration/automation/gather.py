@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.adoption import PINNED, Pin, Policy, recipe_mark
+from assets.adoption import PINNED, Pin, Policy, choose, recipe_mark
 from assets.deliveries import in_the_mix
 from assets.filtered_shards import RECIPE, config_of
 from assets.owner import PID, alive
@@ -71,7 +72,7 @@ def _spent(line: Line, instance: dg.DagsterInstance, now: datetime) -> list[Spen
     found = []
     for asset in GPU:
         records = instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), after_timestamp=since), limit=200
+            dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), after_timestamp=since), limit=5000
         ).records
         for record in records:
             event = record.asset_materialization
@@ -92,11 +93,14 @@ def _failed(line: Line, instance: dg.DagsterInstance, now: datetime) -> list[Spe
             statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED],
             updated_after=now - WEEK,
         )
-        for run in instance.get_runs(ended, limit=50):
-            for step in instance.get_run_step_stats(run.run_id, step_keys=list(GPU)):
-                if step.start_time and step.end_time and step.status and step.status.value == "FAILURE":
-                    hours = (step.end_time - step.start_time) / 3600
-                    found.append(Spent(datetime.fromtimestamp(step.end_time, UTC), hours))
+        for record in instance.get_run_records(ended):
+            if name == BY_HAND and not _models_of(record):
+                continue
+            for step in instance.get_run_step_stats(record.dagster_run.run_id, step_keys=list(GPU)):
+                end = step.end_time or record.end_time  # a process that was killed has ended no step
+                delivered = step.status is not None and step.status.value in ("SUCCESS", "SKIPPED")
+                if step.start_time and end and not delivered:
+                    found.append(Spent(datetime.fromtimestamp(end, UTC), (end - step.start_time) / 3600))
     return found
 
 
@@ -137,7 +141,7 @@ def _ingest_runs(line: Line, instance: dg.DagsterInstance, due: Sequence[str]) -
         return []
     runs = []
     for job in ("ingest", BY_HAND):
-        runs += _runs(line, instance, dg.RunsFilter(job_name=job, statuses=_UNFINISHED), 2000)
+        runs += _runs(line, instance, dg.RunsFilter(job_name=job, statuses=_UNFINISHED), None)
     wanted = set(due)
     recent = dg.RunsFilter(job_name="ingest", statuses=[*_STATES], updated_after=datetime.now(UTC) - timedelta(days=30))
     return runs + [run for run in _runs(line, instance, recent, 2000) if run.partition in wanted]
@@ -149,7 +153,7 @@ def partition_of(tags: Mapping[str, str]) -> str:
     return tags.get(PARTITION) or (first if first == tags.get(LAST) else "")
 
 
-def _runs(line: Line, instance: dg.DagsterInstance, which: dg.RunsFilter, limit: int) -> list[Run]:
+def _runs(line: Line, instance: dg.DagsterInstance, which: dg.RunsFilter, limit: int | None) -> list[Run]:
     found = []
     for record in instance.get_run_records(which, limit=limit):
         run = record.dagster_run
@@ -177,13 +181,14 @@ def training(line: Line, instance: dg.DagsterInstance) -> Training:
     withdrawn = line.catalog.withdrawn_versions()
     marks = _marks(line)
     made = tuple(_made(instance, marks, withdrawn))
+    pins = tuple(_pin(line, one, marks, dataset, slices) for one in made if one.asset in PINNED)
     champion, unseen = _champion(line, slices, withdrawn)
     return Training(
         dataset=dataset,
         images=sum(piece.samples for piece in trained_on),
         made=made,
         recipes=marks,
-        pins=tuple(_pin(line, one, marks, dataset, slices) for one in made if one.asset in PINNED),
+        pins=_with_autoencoder(pins, Policy.of(line.settings)),
         policy=Policy.of(line.settings),
         champion=champion,
         drifted=_drifted(line, instance, unseen),
@@ -221,6 +226,15 @@ def _pin(line: Line, made: Made, marks: Mapping[str, str], dataset: str, slices:
     growth = line.catalog.growth(made.dataset, slices)
     changed = made.recipe != marks[made.asset]
     return Pin(made.asset, dataset, made.dataset, growth.seen, growth.new, made.withdrawn, changed)
+
+
+def _with_autoencoder(pins: tuple[Pin, ...], policy: Policy) -> tuple[Pin, ...]:
+    """A new autoencoder's latents are other ones: the pretrained model is made anew with it, whatever its own pin."""
+    if not any(
+        pin.asset == "autoencoder" and (pin.changed or choose(pin, policy).version != pin.pinned) for pin in pins
+    ):
+        return pins
+    return tuple(replace(pin, changed=True) if pin.asset == "pretrained_dit" else pin for pin in pins)
 
 
 def _champion(line: Line, slices: Sequence[Slice], withdrawn: Mapping[str, str]) -> tuple[Champion | None, set[str]]:
@@ -276,16 +290,20 @@ def _drift(store: str, output: str) -> str:
     return ", ".join(name.removesuffix("_drift").replace("_", " ") for name in failed)
 
 
+def _models_of(record: dg.RunRecord) -> bool:
+    """Whether a run that somebody put together by hand makes a model."""
+    return bool({dg.AssetKey(asset) for asset in GPU}.intersection(record.dagster_run.asset_selection or ()))
+
+
 def _retrain_runs(line: Line, instance: dg.DagsterInstance) -> list[Run]:
     """The last runs of the job, and runs by hand that make a model now."""
-    runs = _runs(line, instance, dg.RunsFilter(job_name="retrain"), 50)
+    runs = _runs(line, instance, dg.RunsFilter(job_name="retrain"), 1000)
     by_hand = []
-    models = {dg.AssetKey(asset) for asset in GPU}
-    for record in instance.get_run_records(dg.RunsFilter(job_name=BY_HAND, statuses=_UNFINISHED), limit=200):
-        if models.intersection(record.dagster_run.asset_selection or ()):
+    for record in instance.get_run_records(dg.RunsFilter(job_name=BY_HAND, statuses=_UNFINISHED)):
+        if _models_of(record):
             by_hand.append(record.dagster_run.run_id)
     if by_hand:
-        runs += _runs(line, instance, dg.RunsFilter(run_ids=by_hand), 200)
+        runs += _runs(line, instance, dg.RunsFilter(run_ids=by_hand), None)
     return runs
 
 

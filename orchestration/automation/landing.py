@@ -11,13 +11,21 @@ from collections.abc import Collection, Iterator
 from assets.deliveries import delivery_name
 from infra.files import canonical_json, sha256_bytes
 
+MOST = 500
+"""Folders that are listed in one look: a first look at thousands must not outlast Dagster's patience with a sensor."""
 
-def listing_by_folder(prefix: str, known: Collection[str] = ()) -> dict[str, str]:
-    """Each folder directly below `prefix` with the hash of its listing, but for those of `known` deliveries."""
+
+def listing_by_folder(prefix: str, known: Collection[str] = (), most: int = MOST) -> dict[str, str]:
+    """Each folder directly below `prefix` with the hash of its listing, but for those of `known` deliveries.
+
+    The first `most` that are not empty: once they have landed they are known, and the next ones follow.
+    """
     from infra.uris import list_objects
 
-    found = {}
+    found: dict[str, str] = {}
     for folder in folders(prefix):
+        if len(found) >= most:
+            break
         if delivery_name(folder) not in known:
             listing = sorted((one.name, one.size) for one in list_objects(folder))
             if listing:

@@ -84,6 +84,8 @@ def watch_deliveries(
     known = {delivery.name for delivery in line.catalog.list_deliveries()}
     now = listing_by_folder(watch, known)
     landed = {delivery_name(uri): uri for uri, digest in now.items() if before.get(uri) == digest}
+    # The partitions first: a tick that is killed after the catalog knows a delivery would not come back to it.
+    context.instance.add_dynamic_partitions(str(deliveries.name), list(landed))
     for name, uri in landed.items():
         line.catalog.add_delivery(name, uri, "watched")
     means = gather.means(line, context.instance)

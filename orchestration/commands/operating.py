@@ -8,7 +8,7 @@ import typer
 
 from infra.settings import Settings
 from orchestration.commands.options import OPERATE, AsJson
-from orchestration.screen import answer, captured, words
+from orchestration.screen import answer, words
 
 commands = typer.Typer()
 
@@ -40,10 +40,9 @@ def plan(
     """Say what each automation would do now, and why; nothing is started. Example: backdrop plan --json"""
     from orchestration.planning import show_plan
 
+    document = show_plan(Settings.load(), words(as_json))
     if as_json:
-        answer(captured(lambda: show_plan(Settings.load(), words(True), True)))
-    else:
-        show_plan(Settings.load(), words(False), False)
+        answer(document)
 
 
 @commands.command(rich_help_panel=OPERATE)
@@ -58,12 +57,11 @@ def alerts(
     settings, console = Settings.load(), words(as_json)
     if test:
         listing.send_test(settings, console)
-        if as_json:
-            answer({"sent": True})
-    elif as_json:
-        answer(captured(lambda: listing.show_alerts(settings, console, limit, True)))
+        document: object = {"sent": True}
     else:
-        listing.show_alerts(settings, console, limit, False)
+        document = listing.show_alerts(settings, console, limit)
+    if as_json:
+        answer(document)
 
 
 @commands.command(rich_help_panel=OPERATE)

@@ -140,16 +140,16 @@ def test_the_dry_run_says_the_same(factory: Works, capsys: pytest.CaptureFixture
 
     from infra.settings import Settings
     from orchestration.planning import show_plan
+    from orchestration.screen import plain
 
     works = factory
     works.deliver("july", range(60, 62))
     request = only(tick(works, "nightly_curation"))
     page = io.StringIO()
-    show_plan(Settings.load(), Console(file=page, width=200), as_json=False)
+    answer = show_plan(Settings.load(), Console(file=page, width=200))
     assert "nightly_curation  would start 1" in page.getvalue()
     assert request.tags["backdrop.reason"] in page.getvalue()
-    show_plan(Settings.load(), Console(file=page), as_json=True)
-    answer = json.loads(capsys.readouterr().out)
+    answer = json.loads(json.dumps(plain(answer)))
     assert [one["automation"] for one in answer["automations"]] == [
         "nightly_curation",
         "weekly_retraining",
