@@ -101,7 +101,8 @@ def test_own_pictures_join_the_mix(finished: tuple[Workshop, Ran], tmp_path: Pat
     (folder / "mug.txt").write_text("a green mug on a table")
     ran = workshop.run("run", "--images", str(folder))
     assert ran.code == 0, ran.output
-    assert {"raw_images", "autoencoder", "distilled_model"} <= made(ran)
+    assert {"raw_images", "latent_shards", "inpainting_finetune", "distilled_model"} <= made(ran)
+    assert not {"autoencoder", "pretrained_dit"} & made(ran)  # two pictures are below the share at which they adopt
     assert "raw_images[mine-" in ran.output
     assert "raw_images[sample-tiny]" in ran.output
 
