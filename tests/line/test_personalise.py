@@ -9,7 +9,7 @@ import pytest
 
 from tests.line.conftest import Ran, Workshop
 from tests.line.test_bad_input import refused
-from tests.line.test_small_line import picture
+from tests.line.test_your_own_pictures import picture
 
 pytestmark = [pytest.mark.line, pytest.mark.timeout(600)]
 

@@ -1,4 +1,4 @@
-"""The whole line on the smallest preset: runs, is not run twice, survives kill -9, takes the user's own pictures."""
+"""The whole line on the smallest preset: runs, is not run twice, survives kill -9."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import random
 import re
 import signal
 import time
-from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
-from PIL import Image
 
 from tests.line.conftest import Ran, Workshop
 
@@ -90,28 +87,3 @@ def test_killed_at_a_random_moment_it_picks_up(workshop: Workshop) -> None:
     assert again.code == 0, again.output
     redone = made(again) & done_before - {"training_set", "raw_images", "filtered_shards"}
     assert not redone, f"finished before the kill, yet made again: {redone}\n{again.output}"
-
-
-def test_own_pictures_join_the_mix(finished: tuple[Workshop, Ran], tmp_path: Path) -> None:
-    workshop, _ = finished
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    picture(folder / "mug.png", seed=1)
-    picture(folder / "lamp.jpg", seed=2)
-    (folder / "mug.txt").write_text("a green mug on a table")
-    ran = workshop.run("run", "--images", str(folder))
-    assert ran.code == 0, ran.output
-    assert {"raw_images", "latent_shards", "inpainting_finetune", "distilled_model"} <= made(ran)
-    assert not {"autoencoder", "pretrained_dit"} & made(ran)  # two pictures are below the share at which they adopt
-    assert "raw_images[mine-" in ran.output
-    assert "raw_images[sample-tiny]" in ran.output
-
-
-def picture(path: Path, seed: int) -> None:
-    """A soft blob in front of a gradient: not from the catalogue, no mask."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:240, 0:320] / 240
-    background = np.stack([0.3 + 0.5 * y, 0.4 + 0.2 * x, np.full_like(x, 0.6)], -1)
-    blob = ((x - 0.66) ** 2 + (y - 0.5) ** 2 < 0.06)[..., None]
-    pixels = np.where(blob, rng.uniform(0, 0.4, 3), background) + rng.normal(0, 0.02, background.shape)
-    Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8)).save(path)

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from infra.settings import REPOSITORY
 from tests.line.conftest import Ran, Workshop
-from tests.line.test_small_line import picture
+from tests.line.test_your_own_pictures import picture
 
 pytestmark = [pytest.mark.line, pytest.mark.timeout(1800)]
 
