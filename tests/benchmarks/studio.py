@@ -233,3 +233,8 @@ def _told(name: str, found: list[Answer]) -> None:
         f"median ms {stages}",
         flush=True,
     )
+
+
+if __name__ == "__main__":
+    for promise in promises():
+        print(promise, flush=True)
