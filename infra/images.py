@@ -133,16 +133,21 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def decode_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Mask bytes (PNG or another lossless format) → bool (H, W), True = product (value ≥ 128). Raises BadImage."""
+    """Mask bytes (PNG or another lossless format) → bool (H, W), True = product. Raises BadImage.
+
+    Product is what is at least half opaque in a cut-out, and at least half white in any other picture.
+    """
     kind, width, height = probe(data)
     raster.check_pixels(width, height, max_pixels)
     if kind == "png":
         data = png.walk(data).picture(data, keep_profile=False)
     picture = raster.load(data, kind, max_pixels, set())
     with raster.strictly(kind):
-        if picture.mode in ("RGBA", "LA") and picture.getchannel("A").getextrema() != (255, 255):
-            # A cut-out: the alpha channel is the mask.
-            return np.asarray(picture.getchannel("A")) >= 128
+        alpha = raster.alpha(picture)
+        if alpha is not None and (alpha < 255).any():
+            return alpha >= 128  # a cut-out
+        if picture.mode.startswith("I"):
+            picture = raster.eight_bits(picture)
         return np.asarray(picture.convert("L")) >= 128
 
 

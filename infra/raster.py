@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from io import BytesIO
 
@@ -86,7 +87,7 @@ def to_srgb(picture: Image.Image, profile: bytes, fixes: set[str]) -> np.ndarray
     """
     with strictly("picture"):
         if picture.mode in ("F", "I", "I;16", "I;16B", "I;16L"):
-            picture = _eight_bits(picture)
+            picture = eight_bits(picture)
             fixes.add("depth16_to_8")
         fix = {"P": "palette_to_rgb", "PA": "palette_to_rgb", "CMYK": "cmyk_to_rgb"}.get(picture.mode)
         base = profile_mode(picture)
@@ -118,11 +119,18 @@ def profile_mode(picture: Image.Image) -> str:
     return "L" if picture.mode in ("1", "L", "LA", "La", "F", "I", "I;16", "I;16B", "I;16L") else "RGB"
 
 
+def alpha(picture: Image.Image) -> np.ndarray | None:
+    """uint8 (H, W), 255 opaque; None for a picture without transparency, or with one value of 16 bits for it."""
+    if not _has_alpha(picture) or picture.mode.startswith("I"):
+        return None
+    return np.asarray(picture.convert("RGBA").getchannel("A"))
+
+
 def _has_alpha(picture: Image.Image) -> bool:
     return picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
+def eight_bits(picture: Image.Image) -> Image.Image:
     """Grey of 16 bits → mode L, scaled by 257; the one transparent value, if any, becomes white."""
     deep = np.asarray(picture)
     if picture.mode == "F" or (picture.mode == "I" and (deep.min() < 0 or deep.max() > 65535)):
@@ -134,25 +142,35 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray(grey)
 
 
+_STRICT = (RuntimeWarning, UserWarning)
+_strict = threading.Lock()
+
+
+def _be_strict() -> None:
+    """Pillow's warnings are errors from now on, in this process; those of others stay what they are.
+
+    For good, as filters belong to all threads: one that puts back what it found takes away what another has set.
+    """
+    with _strict:
+        if [(one[0], one[2]) for one in warnings.filters[: len(_STRICT)]] != [("error", kind) for kind in _STRICT]:
+            for kind in reversed(_STRICT):
+                warnings.filterwarnings("error", module=r"PIL\.", category=kind)
+
+
 class strictly:
-    """Pillow's warnings become errors, its errors become BadImage."""
+    """Pillow's warnings become errors, its errors become BadImage. Of any number of threads at once."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._warnings = warnings.catch_warnings()
 
     def __enter__(self) -> None:
         # Pillow's own caps on decompressed PNG text; the pixel cap is ours and checked before.
         PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT
         PngImagePlugin.MAX_TEXT_MEMORY = 4 * MAX_TEXT
         ImageFile.LOAD_TRUNCATED_IMAGES = False
-        self._warnings.__enter__()
-        warnings.simplefilter("error")
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", ResourceWarning)
+        _be_strict()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._warnings.__exit__(None, None, None)
         if error is None or isinstance(error, BadImage) or not isinstance(error, Exception):
             return
         text = f"{self.kind}: {error}" if str(error) else f"{self.kind}: {type(error).__name__}"

@@ -46,7 +46,7 @@ def read_photograph(data: bytes | None, limits: Limits) -> np.ndarray:
 
 
 def read_mask(data: bytes, limits: Limits) -> np.ndarray:
-    """bool (H, W): alpha where the file has some, white (128 and more) where not. Raises Refusal (413, 415, 422)."""
+    """bool (H, W): alpha where the file has some, half white and more where not. Raises Refusal (413, 415, 422)."""
     try:
         return _of_sane_sides(decode_mask(data, limits.pixels), "mask")
     except BadImage as error:
@@ -89,9 +89,8 @@ def alpha_of(data: bytes, limits: Limits) -> np.ndarray | None:
         if layout.orientation != 1:
             return None
         picture = raster.load(layout.picture(data, keep_profile=False), kind, limits.pixels, set())
-        if picture.mode not in ("RGBA", "LA"):
-            return None
-        return np.asarray(picture.getchannel("A")) >= 128
+        opacity = raster.alpha(picture)
+        return None if opacity is None else opacity >= 128
     except BadImage:
         return None
 

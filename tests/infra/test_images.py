@@ -6,13 +6,16 @@ import csv
 import io
 import os
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from infra import raster
 from infra.images import (
     BadImage,
     decode,
@@ -202,6 +205,35 @@ def test_masks_come_from_grey_values_or_from_a_cut_out() -> None:
     assert np.array_equal(decode_mask(saved(Image.fromarray(cut_out), "PNG")), mask > 0)
     with pytest.raises(BadImage):
         decode_mask(b"no")
+
+
+def test_masks_of_sixteen_bits_and_cut_outs_with_a_palette() -> None:
+    levels = np.array([[0, 1000, 32000], [33000, 65000, 65535]], np.uint16)
+    assert np.array_equal(decode_mask(saved(Image.fromarray(levels), "PNG")), levels > 32768)
+    palette = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "P")
+    palette.putpalette([255, 255, 255, 255, 255, 255])
+    assert np.array_equal(decode_mask(saved(palette, "PNG", transparency=1)), [[True, False], [False, True]])
+
+
+def test_threads_decode_at_once_and_leave_other_warnings_as_they_are() -> None:
+    def damaged(number: int) -> str | None:
+        try:
+            decode(files[number % 2])
+        except BadImage as error:
+            return error.reason
+        return None
+
+    files = [encode_png(photo()), encode_png(photo())[:-40]]
+    alone = [damaged(0), damaged(1)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(damaged, range(400))) == alone * 200
+    warnings.warn("of somebody else", UserWarning, stacklevel=1)  # raises where a thread's filters stay
+
+
+def test_what_pillow_warns_of_is_an_error() -> None:
+    for kind in (UserWarning, RuntimeWarning, Image.DecompressionBombWarning):
+        with pytest.raises(BadImage), raster.strictly("png"):
+            warnings.warn_explicit("something is wrong with it", kind, "Image.py", 1, module="PIL.Image")
 
 
 def samples() -> Path:
