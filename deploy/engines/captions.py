@@ -14,8 +14,8 @@ from infra.errors import BackdropError
 if TYPE_CHECKING:
     from training.models.text_encoder import TextEncoder
 
-REMEMBERED = 1024
-"""Embedded captions kept in memory, about 25 kB each."""
+REMEMBERED = 8_000_000
+"""Bytes of embedded captions kept in memory: some 1,500 of ten words by the embedded encoder, 500 by CLIP's."""
 
 Embedded = tuple[np.ndarray, np.ndarray]
 
@@ -77,22 +77,30 @@ class TorchEmbedder:
 
 
 class Remembering:
-    """An embedder that keeps the captions of late, for they come again."""
+    """An embedder that keeps the captions of late, for they come again. Of each only the tokens that it has."""
 
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
-        self._known: OrderedDict[str, tuple[np.ndarray, int]] = OrderedDict()
+    def __init__(self, embedder: Embedder, most: int = REMEMBERED) -> None:
+        self._embedder, self._most = embedder, most
+        self._known: OrderedDict[str, np.ndarray] = OrderedDict()  # (tokens, E) each
+        self._bytes = self._length = 0
 
     def __call__(self, captions: Sequence[str]) -> Embedded:
         missing = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
         found = {caption: self._known[caption] for caption in captions if caption in self._known}
         if missing:
-            text, length = self._embedder(missing)
-            found |= {caption: (text[row], int(length[row])) for row, caption in enumerate(missing)}
+            text, lengths = self._embedder(missing)
+            self._length = text.shape[1]
+            # Copies: a view would keep the whole batch.
+            found |= {caption: text[row, : lengths[row]].copy() for row, caption in enumerate(missing)}
         for caption in found:
-            self._known[caption] = found[caption]
+            if caption not in self._known:
+                self._known[caption] = found[caption]
+                self._bytes += found[caption].nbytes
             self._known.move_to_end(caption)
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+        while self._bytes > self._most and self._known:
+            self._bytes -= self._known.popitem(last=False)[1].nbytes
         rows = [found[caption] for caption in captions]
-        return np.stack([text for text, _ in rows]), np.array([length for _, length in rows], np.uint8)
+        text = np.zeros((len(rows), self._length, rows[0].shape[1]), rows[0].dtype)
+        for row, tokens in enumerate(rows):
+            text[row, : len(tokens)] = tokens
+        return text, np.array([len(tokens) for tokens in rows], np.uint8)

@@ -7,7 +7,7 @@ import ctypes
 
 # Of glibc's malloc.h.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
-_LARGE = 512 * 1024
+_LARGE = 128 * 1024
 
 
 def give_back_freely() -> None:
