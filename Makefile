@@ -32,11 +32,14 @@ lint: install
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy orchestration assets training evaluation deploy infra
 
+# Half of the tests' time is waiting for services and programs to start, hence two workers.
+PYTEST := $(PY) -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+
 test-fast: lint
-	$(PY) -m pytest -q -m "not line and not browser and not integration"
+	$(PYTEST) -m "not line and not browser and not integration"
 
 test: lint
-	$(PY) -m pytest -q
+	$(PYTEST) --durations 15
 
 # The launcher's tests on the cluster that KUBECONFIG names; what pods run there is set by the variables that
 # tests/cluster/given.py lists.

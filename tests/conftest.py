@@ -14,6 +14,15 @@ from infra.database import Postgres, ensure_postgres, remove_postgres
 from infra.object_store import DirectoryStore, ObjectStore
 
 _numbers = itertools.count()
+_LONGEST = ("tests/line/",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For two workers: a file's tests share what they set up, those of one finished line do, and the longest begin."""
+    for item in items:
+        shared = "finished" if "finished" in getattr(item, "fixturenames", ()) else item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group(shared))
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONGEST))
 
 
 @pytest.fixture(scope="session")
