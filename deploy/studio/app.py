@@ -20,7 +20,7 @@ from deploy.registry import CHALLENGER, CHAMPION
 from deploy.studio import work
 from deploy.studio.desk import Place
 from deploy.studio.engines import WHAT_TO_DO
-from deploy.studio.fields import Task
+from deploy.studio.fields import Task, parse_fields
 from deploy.studio.finishing import MEDIA
 from deploy.studio.guard import Guard
 from deploy.studio.refusal import HungUp, Refusal
@@ -208,7 +208,12 @@ async def _handled(room: Room, task: str, handle: Handler, request: Request) -> 
 async def _generate(room: Room, task: Task, request: Request, place: Place) -> Response:
     began = time.monotonic()
     form = await read_form(request, room.limits)
-    prepared = await room.desk.by_hand(lambda: work.prepare(room, task, form))
+    asked = parse_fields(task, form.fields, room.limits)
+    if CHALLENGER in asked.sides:
+        await room.desk.by_opener(lambda: work.ensure(room, asked))
+    else:
+        work.ensure(room, asked)
+    prepared = await room.desk.by_hand(lambda: work.prepare(room, asked, form))
     place.claim(prepared.plan.pixels)
     ready = time.monotonic()
     gone = asyncio.create_task(_gone(request))

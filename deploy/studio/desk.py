@@ -48,6 +48,7 @@ class Desk:
         self._limits, self._metrics = limits, metrics
         self._hands = ThreadPoolExecutor(2, thread_name_prefix="hands")
         self._engine = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._opener = ThreadPoolExecutor(1, thread_name_prefix="opener")
         self._inside = self._pixels = self._waiting = 0
         self._pace = 0.5  # seconds that a request keeps the engine, lately
         self._busy_since: float | None = None
@@ -61,7 +62,7 @@ class Desk:
     def enter(self) -> Place:
         """A place for one request, before anything of it is read. Raises Refusal (429) where none is free."""
         if self._inside >= self._limits.waiting:
-            raise self._full(f"{self._inside} requests are waiting")
+            raise self._full(f"{self._inside} requests are waiting", self._inside)
         self._inside += 1
         self._metrics.inside.set(self._inside)
         return Place(self)
@@ -69,7 +70,7 @@ class Desk:
     def claim(self, pixels: int) -> None:
         """See `Place.claim`."""
         if self._pixels and self._pixels + pixels > self._limits.waiting_pixels:
-            raise self._full(f"photographs of {self._pixels / 1e6:.0f} megapixels are waiting")
+            raise self._full(f"photographs of {self._pixels / 1e6:.0f} megapixels are waiting", self._inside)
         self._pixels += pixels
 
     def give_back(self, pixels: int) -> None:
@@ -77,6 +78,20 @@ class Desk:
         self._inside -= 1
         self._pixels -= pixels
         self._metrics.inside.set(self._inside)
+
+    async def by_opener(self, work: Callable[[], T]) -> T:
+        """Opens an engine beside the one that serves, in a thread of its own. Raises Refusal (503) while it lasts long.
+
+        Who waits for it holds up nobody: it may take minutes where plans are built.
+        """
+        done = asyncio.get_running_loop().run_in_executor(self._opener, work)
+        done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # perhaps nobody asks for it
+        ended, _ = await asyncio.wait({done}, timeout=self._limits.queue_seconds)
+        if not ended:
+            raise Refusal(
+                503, "opening", "The challenger is being opened.", "Try again in 10 s.", {"Retry-After": "10"}
+            )  # fmt: skip
+        return done.result()
 
     async def by_hand(self, work: Callable[[], T]) -> T:
         """Something that decodes or encodes, in a thread."""
@@ -98,7 +113,7 @@ class Desk:
         if not done.done() and future.cancel():
             if gone.done():
                 raise HungUp
-            raise self._full(f"it has waited {self._limits.queue_seconds:.0f} s for the engine")
+            raise self._full(f"it has waited {self._limits.queue_seconds:.0f} s for the engine", self._waiting)
         await asyncio.wait({done}, timeout=self._limits.engine_seconds)
         if not done.done():
             place.keep_until(done)
@@ -109,7 +124,7 @@ class Desk:
 
     def close(self) -> None:
         """Ends the threads; what waits is dropped."""
-        for pool in (self._hands, self._engine):
+        for pool in (self._hands, self._engine, self._opener):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _timed(self, work: Callable[[], T]) -> T:
@@ -126,8 +141,11 @@ class Desk:
         if not done.cancelled():
             done.exception()  # looked at: nobody may be left to ask for it
 
-    def _full(self, why: str) -> Refusal:
-        seconds = max(1, math.ceil(self._pace * (1 + self._waiting)))
+    def _full(self, why: str, ahead: int) -> Refusal:
+        """`ahead`: requests that are done first; the one that runs takes as long as it has, at the least."""
+        since = self._busy_since
+        runs = 0.0 if since is None else time.monotonic() - since
+        seconds = max(1, math.ceil(max(self._pace, runs) + self._pace * ahead))
         return Refusal(
             429, "busy", f"The studio is busy: {why}.", f"Try again in {seconds} s.", {"Retry-After": str(seconds)}
         )

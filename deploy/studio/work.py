@@ -10,7 +10,7 @@ from typing import Any
 from deploy.registry import CHAMPION
 from deploy.studio.desk import Desk
 from deploy.studio.engines import Engines
-from deploy.studio.fields import Asked, Task, parse_fields
+from deploy.studio.fields import Asked, Task
 from deploy.studio.finishing import Finished, NotKept, finish
 from deploy.studio.frames import Seen, look
 from deploy.studio.limits import Limits
@@ -58,15 +58,21 @@ class Answered:
     seconds: float
 
 
-def prepare(room: Room, task: Task, form: Form) -> Prepared:
-    """Decodes and checks. Raises Refusal: everything that can be wrong with a request is found here."""
-    asked = parse_fields(task, form.fields, room.limits)
+def ensure(room: Room, asked: Asked) -> None:
+    """Opens what is asked for and is not open. Raises Refusal: it is not there, or cannot be opened."""
     for alias in asked.sides:
         room.engines.ensure(alias)
+
+
+def prepare(room: Room, asked: Asked, form: Form) -> Prepared:
+    """Decodes and checks. Raises Refusal: everything that can be wrong with a request's pictures is found here."""
+    task = asked.task
     champion = room.engines.current(CHAMPION)
     data, own = _photograph(room, asked, form)
     photograph = read_photograph(data, room.limits)
     given = form.read("mask")
+    if given is not None and task is Task.EXPAND:
+        raise Refusal(422, "field", "Expand takes no mask: all of the photograph stays.", "Leave the mask out.")
     mask: Mask | None = None
     if given is not None:
         mask = Mask(fitted(read_mask(given, room.limits), *photograph.shape[:2]), "upload")
@@ -140,6 +146,7 @@ def _file(room: Room, prepared: Prepared, one: Answered, rank: int) -> dict[str,
     room.metrics.shelf.set(room.shelf.held)
     return {
         "picture": f"/v1/pictures/{identity}.{done.format}",
+        "format": done.format,
         "bytes": len(done.data),
         "pixels": {"identical": True, "kept": int(plan.keep.sum()), "encoded": done.violations + 1},
     }

@@ -19,7 +19,14 @@ const TASKS = {
     mask: "Mask: what goes", prompt: "empty: an empty floor against an empty wall", automatic: true, needs: true,
   },
 };
-const state = { task: "background", file: null, image: null, width: 0, height: 0, limits: { prompt: 1000 }, busy: null, touched: false };
+const state = {
+  task: "background", file: null, image: null, width: 0, height: 0, limits: { prompt: 1000 }, busy: null,
+  sample: "", // its id, where the photograph is one
+  version: "", // of the champion whose samples are shown
+  touched: false, // there is a mask to send
+  drawn: false, // by hand, at least in part
+  grown: false, // the studio found it, with a rim for Erase
+};
 const mask = document.createElement("canvas"); // opaque where it marks
 mask.getContext("2d", { willReadFrequently: true });
 const easel = $("easel");
@@ -53,14 +60,16 @@ async function askStatus() {
     else if (status.problem) notices.push(status.problem);
     if (one && one.tainted) notices.push(`The champion was trained on pictures that were taken down since (${one.tainted}).`);
     if (one && one.fallback) notices.push(`TensorRT could not be used: ${one.fallback}`);
-    $("notice").textContent = notices.join(" ");
+    // Written only where it differs: a screen reader reads it out each time.
+    if ($("notice").textContent !== notices.join(" ")) $("notice").textContent = notices.join(" ");
     $("notice").hidden = notices.length === 0;
     $("compare").disabled = !status.challenger;
     if (!status.challenger) $("compare").checked = false;
     $("compare-label").textContent = status.challenger ? `Compare with the challenger, version ${status.challenger.version}` : "Compare with the challenger (there is none)";
-    const first = state.ready !== true && status.ready;
     state.ready = status.ready;
-    if (first) showSamples();
+    const version = one ? one.version : "";
+    // Another champion may have learned from another dataset, whose samples are others.
+    if (status.ready && (version !== state.version || !$("samples").children.length)) showSamples(version);
     ready();
   } catch {
     $("who").textContent = "The studio does not answer.";
@@ -69,8 +78,9 @@ async function askStatus() {
   }
 }
 
-async function showSamples() {
+async function showSamples(version) {
   const found = await (await fetch("/v1/samples")).json();
+  state.version = version;
   $("samples").replaceChildren(...found.map((one, index) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -82,11 +92,12 @@ async function showSamples() {
     picture.alt = "";
     button.append(picture);
     button.addEventListener("click", async () => {
-      const [blob, marked] = await Promise.all([one.picture, one.mask].map(async (at) => (await fetch(at)).blob()));
+      const blob = await (await fetch(one.picture)).blob();
       const file = new File([blob], `sample-${index + 1}.jpg`, { type: blob.type });
       await take(file);
       if (state.file !== file) return; // another one was taken meanwhile
-      await showMask(marked);
+      state.sample = one.id;
+      await automatic();
       for (const other of $("samples").children) other.setAttribute("aria-pressed", String(other === button));
     });
     return button;
@@ -112,7 +123,7 @@ async function take(file) {
     return say(`That photograph has ${(image.naturalWidth * image.naturalHeight / 1e6).toFixed(1)} megapixels, ${state.limits.pixels / 1e6} are allowed.`, true);
   }
   if (state.image) URL.revokeObjectURL(state.image.src);
-  Object.assign(state, { file, image, width: image.naturalWidth, height: image.naturalHeight, touched: false });
+  Object.assign(state, { file, image, width: image.naturalWidth, height: image.naturalHeight, sample: "", touched: false, drawn: false });
   const scale = Math.min(1, WORK / Math.max(state.width, state.height));
   // Small photographs are drawn larger, so that the brush's outline is not a staircase.
   const zoom = Math.max(1, Math.floor(512 / Math.max(state.width, state.height)));
@@ -164,7 +175,7 @@ function paint(from, to) {
   pen.lineTo(to.x * mask.width + 0.01, to.y * mask.height);
   pen.stroke();
   pen.globalCompositeOperation = "source-over";
-  state.touched = true;
+  state.touched = state.drawn = true;
   draw();
 }
 
@@ -179,30 +190,31 @@ function mark(data, at, on) {
   data[at] = 0x8f; data[at + 1] = 0x5b; data[at + 2] = 0xff; data[at + 3] = on ? 255 : 0;
 }
 
-async function showMask(blob) {
+async function showMask(blob, grown) {
   const found = await createImageBitmap(blob);
   const pen = mask.getContext("2d");
   pen.clearRect(0, 0, mask.width, mask.height);
   pen.drawImage(found, 0, 0, mask.width, mask.height);
   eachPixel((data, at) => mark(data, at, data[at] >= 128));
-  state.touched = true;
+  Object.assign(state, { touched: true, drawn: false, grown });
   draw();
 }
 
 async function automatic() {
-  const file = state.file;
+  const { file, task } = state;
   const form = new FormData();
-  form.append("photograph", file);
-  form.append("task", state.task);
+  if (state.sample) form.append("sample", state.sample);
+  else form.append("photograph", file);
+  form.append("task", task);
   say("Looking for the product…");
   try {
     const answer = await answerOf(await fetch("/v1/mask", { method: "POST", body: form }));
     const marked = await answer.blob();
-    if (state.file !== file) return; // it is another photograph's
-    await showMask(marked);
+    if (state.file !== file || state.task !== task) return; // it is another photograph's, or another task's
+    await showMask(marked, task === "erase");
     const sure = answer.headers.get("Mask-Confidence");
     if (Number(answer.headers.get("Mask-Share")) === 0) say("No product was found: mark it with the brush.", true);
-    else say(sure === null ? "The mask is the photograph's own cut-out." : `Found a product, ${Math.round(100 * sure)} % sure. Correct it with the brush.`);
+    else say(sure === null ? "The mask is the photograph's own." : `Found a product, ${Math.round(100 * sure)} % sure. Correct it with the brush.`);
   } catch (error) {
     say(error.message, true);
   }
@@ -335,6 +347,8 @@ function choose(task, focus = false) {
   $("mask-tools").hidden = !TASKS[task].needs;
   $("expand-tools").hidden = task !== "expand";
   $("prompt").placeholder = TASKS[task].prompt;
+  // What goes is marked with a rim, what stays without.
+  if (state.touched && !state.drawn && TASKS[task].automatic && state.grown !== (task === "erase")) automatic();
   draw();
   ready();
 }
@@ -350,7 +364,11 @@ tabs.forEach((tab, index) => {
   });
 });
 
-$("file").addEventListener("change", () => $("file").files[0] && take($("file").files[0]));
+$("file").addEventListener("change", () => {
+  const file = $("file").files[0];
+  $("file").value = ""; // so that the same one can be chosen again
+  if (file) take(file);
+});
 for (const [name, over] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
   $("drop").addEventListener(name, (event) => {
     event.preventDefault();
@@ -359,8 +377,8 @@ for (const [name, over] of [["dragover", true], ["dragleave", false], ["drop", f
   });
 }
 $("automatic").addEventListener("click", automatic);
-$("invert").addEventListener("click", () => { eachPixel((data, at) => mark(data, at, data[at + 3] < 128)); state.touched = true; draw(); });
-$("clear").addEventListener("click", () => { mask.getContext("2d").clearRect(0, 0, mask.width, mask.height); state.touched = true; draw(); });
+$("invert").addEventListener("click", () => { eachPixel((data, at) => mark(data, at, data[at + 3] < 128)); state.touched = state.drawn = true; draw(); });
+$("clear").addEventListener("click", () => { mask.getContext("2d").clearRect(0, 0, mask.width, mask.height); state.touched = state.drawn = true; draw(); });
 $("size").addEventListener("input", draw);
 $("prompt").addEventListener("input", ready);
 $("ratio").addEventListener("change", () => { $("margins").hidden = $("ratio").value !== "margins"; });

@@ -110,3 +110,34 @@ def test_what_the_work_raises_is_raised() -> None:
         here.cancel()
 
     played(scene)
+
+
+def test_who_waits_for_an_engine_to_open_holds_up_nobody() -> None:
+    async def scene(desk: Desk) -> None:
+        go = threading.Event()
+        opening = [asyncio.create_task(desk.by_opener(lambda: go.wait(10))) for _ in range(4)]
+        await asyncio.sleep(0.05)
+        assert await asyncio.wait_for(desk.by_hand(lambda: "decoded"), 1) == "decoded"
+        for each in opening:
+            with pytest.raises(Refusal) as refused:
+                await each
+            assert (refused.value.status, refused.value.headers["Retry-After"]) == (503, "10")
+        go.set()
+        assert await desk.by_opener(lambda: "open") == "open"
+
+    played(scene, queue_seconds=0.2)
+
+
+def test_a_call_that_takes_long_is_counted_while_it_runs() -> None:
+    async def scene(desk: Desk) -> None:
+        go = threading.Event()
+        gone = asyncio.create_task(staying())
+        running = asyncio.create_task(desk.by_engine(lambda: go.wait(10), desk.enter(), gone))
+        await asyncio.sleep(2.2)
+        with pytest.raises(Refusal) as refused:
+            desk.enter()
+        assert int(refused.value.headers["Retry-After"]) >= 3
+        go.set()
+        await running
+
+    played(scene, waiting=1)

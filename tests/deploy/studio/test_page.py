@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,3 +136,50 @@ def test_what_goes_wrong_is_said(page: Page, tmp_path: Path) -> None:
     page.get_by_label("What is to be painted").fill("x" * 1001)
     expect(page.get_by_text("1001 of 1000 characters")).to_be_visible()
     expect(page.get_by_role("button", name="Generate")).to_be_disabled()
+
+
+def test_what_goes_is_marked_with_a_rim_and_what_stays_without(page: Page) -> None:
+    from playwright.sync_api import expect
+
+    def marked() -> int:
+        return int(
+            page.evaluate(
+                "[...mask.getContext('2d').getImageData(0, 0, mask.width, mask.height).data]"
+                ".filter((level, at) => at % 4 === 3 && level >= 128).length"
+            )
+        )
+
+    def until(said: str) -> None:
+        deadline = time.monotonic() + 10
+        while not page.evaluate(said):
+            assert time.monotonic() < deadline, said
+            page.wait_for_timeout(50)
+
+    page.get_by_role("button", name="Sample 1").click()
+    expect(page.get_by_role("button", name="Sample 1")).to_have_attribute("aria-pressed", "true")
+    stays = marked()
+    page.get_by_role("tab", name="Erase").click()
+    until("state.grown")
+    assert marked() > stays > 0
+    page.get_by_role("tab", name="Background").click()
+    until("!state.grown")
+    assert marked() == stays
+    page.locator("#easel").focus()
+    page.keyboard.press("Space")
+    drawn = marked()
+    page.get_by_role("tab", name="Erase").click()
+    page.wait_for_timeout(300)
+    assert marked() == drawn  # what was drawn by hand is left alone
+
+
+def test_a_number_out_of_sight_stops_nothing(page: Page) -> None:
+    from playwright.sync_api import expect
+
+    page.get_by_role("button", name="Sample 1").click()
+    page.get_by_role("tab", name="Expand").click()
+    page.get_by_label("Shape").select_option("margins")
+    page.get_by_label("Left").fill("-5")
+    page.get_by_label("Shape").select_option("16:9")
+    page.locator("#k").select_option("1")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator(".candidates img")).to_have_count(1)
