@@ -135,17 +135,24 @@ def driver(url: str) -> Finding:
 
 
 def signing(settings: Settings, *, needed: bool) -> Finding:
-    """Whether engines can be signed with a key that outlives a run pod. Names its public half."""
-    from deploy.signing import open_signer
+    """Whether engines can be signed with a key that outlives a run pod, and are trusted. Names its public half."""
+    from deploy.signing import open_signer, trusted_keys
 
     if settings.signing_key is None:
         text = "BACKDROP_SIGNING_KEY is empty"
         remedy = "give it by the secret backdrop-signing (docs/cluster.md): a run pod's own key is gone with it"
         return failed("signing", text, remedy) if needed else skipped("signing", f"{text}: the line makes its own key")
     try:
-        return ok("signing", f"engines are signed by {open_signer(settings.signing_key, settings.state).public[:16]}…")
+        signer = open_signer(settings.signing_key, settings.state)
+        trusted = trusted_keys(settings.trusted_keys, signer)
     except BackdropError as error:
         return failed("signing", error.what, error.remedy)
+    text = f"engines are signed by {signer.public}"
+    if signer.public not in trusted:
+        return failed("signing", f"{text}, which is not trusted", "add it to BACKDROP_TRUSTED_KEYS")
+    if needed and not settings.trusted_keys:
+        text += "; the studio, which has no key, opens them once BACKDROP_TRUSTED_KEYS has this one"
+    return ok("signing", text)
 
 
 def store(uri: str, *, remote: bool) -> Finding:

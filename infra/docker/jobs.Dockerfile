@@ -1,5 +1,5 @@
-# GPU jobs: the whole line with PyTorch and its CUDA libraries, which come from the lock too; the node brings the driver.
-# From the repository's root:
+# GPU jobs, and the studio: the whole line with PyTorch and its CUDA libraries, which come from the lock too; the node
+# brings the driver. From the repository's root:
 #   docker build -f infra/docker/jobs.Dockerfile --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) \
 #     -t <registry>/backdrop/jobs:$(git rev-parse --short HEAD) .
 # BuildKit reads the ignore file beside this one; SOURCE_DATE_EPOCH dates the image by its commit. Python's packages

@@ -77,7 +77,7 @@ def check_pod(name: str, pod: Object, *, long_running: bool) -> None:
         assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), name
         assert "memory" in container["resources"]["limits"], name
         for variable in container.get("env", []):
-            if re.search(r"URL|SECRET|PASSWORD|KEY|TOKEN|STORE_URI", variable["name"]):
+            if variable.get("value") != "" and re.search(r"URL|SECRET|PASSWORD|KEY|TOKEN|STORE_URI", variable["name"]):
                 assert "secretKeyRef" in variable["valueFrom"], f"{name}: {variable['name']}"
         if long_running:
             assert {"livenessProbe", "readinessProbe"} <= container.keys(), name
@@ -119,7 +119,8 @@ def test_images_are_pinned() -> None:
         for container in template["spec"]["containers"]:
             image = container["image"]
             # kustomize's `images` name ours in each overlay.
-            assert image == "backdrop-services" or re.search(r":v?\d+\.\d+\.\d+$|@sha256:[0-9a-f]{64}$", image), name
+            ours = image in {"backdrop-services", "backdrop-jobs"}
+            assert ours or re.search(r":v?\d+\.\d+\.\d+$|@sha256:[0-9a-f]{64}$", image), name
 
 
 def test_roles_are_the_rights_that_the_code_uses() -> None:
@@ -147,7 +148,7 @@ def test_roles_are_the_rights_that_the_code_uses() -> None:
 
 def test_only_who_has_rights_gets_a_token() -> None:
     accounts = {one["metadata"]["name"] for _, one in named("ServiceAccount")}
-    assert accounts == {*RIGHTS, "backdrop-job", "backdrop-service"}
+    assert accounts == {*RIGHTS, "backdrop-job", "backdrop-service", "backdrop-studio"}
     assert not any(one["automountServiceAccountToken"] for _, one in named("ServiceAccount"))
     for name, _, template in workloads(everything()):
         pod = template["spec"]
@@ -193,9 +194,15 @@ def matches(selector: Object, labels: dict[str, str]) -> bool:
 def test_nothing_may_talk_unless_it_is_said() -> None:
     policies = {one["metadata"]["name"]: one["spec"] for _, one in named("NetworkPolicy")}
     assert policies["deny-everything"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    # The pages have no login: only a proxy comes to the web server.
-    comes = [name for name, spec in policies.items() if "ingress" in spec and _is_for(spec, "dagster-webserver")]
-    assert comes == ["dagster-from-oauth2-proxy"]
+    # The pages have no login: only a proxy comes to the web server, only alerts to the studio.
+    comes = {
+        page: [name for name, spec in policies.items() if "ingress" in spec and _is_for(spec, page)]
+        for page in ("dagster-webserver", "studio")
+    }
+    assert comes == {"dagster-webserver": ["dagster-from-oauth2-proxy"], "studio": ["studio"]}
+    (rule,) = policies["studio"]["ingress"]
+    assert rule["from"] == [{"podSelector": {"matchLabels": {APP_LABEL: "code-location"}}}]
+    assert not [name for name, _ in named("Ingress") if "studio" in name]
 
 
 def test_names_and_the_api_server_are_reached_wherever_they_are() -> None:

@@ -51,9 +51,11 @@ def test_an_overlay_is_whole(overlay: str) -> None:
     location = by_kind["Deployment", "backdrop-code-location"]["spec"]["template"]["spec"]["containers"][0]
     environment = {one["name"]: one.get("value") for one in location["env"]}
     assert environment["DAGSTER_CURRENT_IMAGE"] == location["image"]  # what run workers run
+    studio = by_kind["Deployment", "backdrop-studio"]["spec"]["template"]["spec"]["containers"][0]
     data = by_kind["ConfigMap", "backdrop"]["data"]
     assert Settings.load(data).mlflow_page  # a browser knows no name of the cluster
     cluster = yaml.safe_load(by_kind["ConfigMap", "backdrop-cluster"]["data"]["cluster.yaml"])
+    assert studio["image"] == cluster["image"]  # what GPU jobs run
     assert cluster.get("queue") == ("backdrop" if overlay == "kueue" else None)
     assert yaml.safe_load(by_kind["ConfigMap", "backdrop-dagster"]["data"]["dagster.yaml"]) == yaml.safe_load(
         RESULT.read_text()

@@ -67,6 +67,30 @@ def get(url: str, **headers: str) -> int:
         return error.code
 
 
+def test_the_studio_is_alive_as_the_probes_ask_and_ready_with_a_champion_alone(tmp_path: Path) -> None:
+    found, port = container("studio"), free_port()
+    # In its pod that name stands for every address (hostAliases).
+    swapped = {"backdrop-studio": "0.0.0.0", "3001": str(port)}
+    settings = [line for line in (BASE / "settings.env").read_text().splitlines() if not line.startswith("#")]
+    environment = {
+        **dict(line.split("=", 1) for line in settings),
+        **{one["name"]: one["value"] for one in found["env"]},
+        "BACKDROP_STATE": str(tmp_path),
+        "BACKDROP_STORE": tmp_path.as_uri(),
+        "BACKDROP_MLFLOW_URI": f"http://127.0.0.1:{free_port()}",  # nobody answers there
+        "HOME": str(tmp_path),
+    }
+    command = [*found["command"], *(swapped.get(argument, argument) for argument in found["args"])]
+    at = f"http://127.0.0.1:{port}"
+    paths = {name: found[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+    with running(command, environment, tmp_path):
+        until(lambda: get(f"{at}{paths['startup']}", Host="10.1.2.3:3001"))
+        assert get(f"{at}{paths['liveness']}", Host="10.1.2.3:3001") == 200  # as the kubelet asks
+        assert get(f"{at}{paths['readiness']}", Host="10.1.2.3:3001") == 503
+        assert get(f"{at}/metrics", Host="localhost:8080") == 200  # a forwarded port
+        assert get(f"{at}/metrics", Host="evil.example:3001") == 403
+
+
 def test_mlflow_answers_by_the_names_it_has_in_the_cluster(database_url: str, tmp_path: Path) -> None:
     found, port = container("mlflow"), free_port()
     arguments = [argument.replace("$(BACKDROP_STORE)", tmp_path.as_uri()) for argument in found["args"]]

@@ -118,8 +118,14 @@ def test_the_key_that_signs_can_be_read(tmp_path: Path, monkeypatch: pytest.Monk
     pem = (tmp_path / OWN_KEY).read_text()
     monkeypatch.setenv("A_PEM", pem)
     found = doctor.signing(given, needed=True)
-    assert (found.state, signer.public[:16] in found.text) == (State.OK, True)
+    assert (found.state, signer.public in found.text) == (State.OK, True)
+    assert "BACKDROP_TRUSTED_KEYS" in found.text  # the studio has no key by which to know it
     assert pem.splitlines()[1] not in str(found)
+    both = given.model_copy(update={"trusted_keys": f"{'0' * 64}, {signer.public}"})
+    assert doctor.signing(both, needed=True).text == f"engines are signed by {signer.public}"
+    another = doctor.signing(given.model_copy(update={"trusted_keys": "0" * 64}), needed=True)
+    assert (another.state, "BACKDROP_TRUSTED_KEYS" in another.remedy) == (State.FAILED, True)
+    assert doctor.signing(given.model_copy(update={"trusted_keys": "nonsense"}), needed=True).state == State.FAILED
 
 
 def test_settings_that_do_not_load_are_all_that_is_said() -> None:
