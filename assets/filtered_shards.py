@@ -8,9 +8,10 @@ import dagster as dg
 from assets.about import describe, tags_of
 from assets.check_words import asks
 from assets.curation import drift, suite
+from assets.data_job import materialize
 from assets.deliveries import delivery_asset
 from assets.line import Line
-from assets.stage import Stage, materialize, upstream_of
+from assets.stage import Stage, upstream_of
 
 if TYPE_CHECKING:
     from assets.curation.specs import CurationSection

@@ -3,9 +3,10 @@
 import dagster as dg
 
 from assets.about import describe, tags_of
+from assets.data_job import materialize
 from assets.deliveries import delivery_asset
 from assets.line import Line
-from assets.stage import Stage, materialize
+from assets.stage import Stage
 from infra.errors import BackdropError
 
 

@@ -10,7 +10,7 @@ interruption finishes exactly what is missing, and a re-run with nothing changed
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,10 @@ import dagster as dg
 
 from assets import check_words, costs, shown
 from assets.line import Line
-from assets.owner import claim
 from assets.versions import data_version, short
 from infra.errors import BackdropError
 from infra.jobs.folder import job_folder, safe_key
-from infra.jobs.spec import Check, JobResult, JobSpec
-from infra.sources import source_hash
+from infra.jobs.spec import Check, JobResult
 
 #: Pictures up to this size travel inside Dagster's event; larger ones, and those of delivered images, are named.
 INLINE_BYTES = 400_000
@@ -101,66 +99,6 @@ def latest_metadata(instance: dg.DagsterInstance, asset: str, partition: str | N
     return {name: value.value for name, value in records[0].asset_materialization.metadata.items()}
 
 
-def materialize(
-    context: dg.AssetExecutionContext,
-    line: Line,
-    stage: Stage,
-    make_spec: Callable[[str], JobSpec],
-    shared: Mapping[str, bool] | None = None,
-) -> dg.MaterializeResult:
-    """Reuse or launch, without tracking: what the data assets need.
-
-    `shared`: verbs that do the job's work before it where a cluster lends many processes, and whether they share it.
-    """
-    claim(context)
-    version, partition = stage.version, context.partition_key if context.has_partition_key else None
-    output = output_prefix(stage.asset, version, partition)
-    result = committed(line, output) if stage.memoise else None
-    reused = result is not None
-    if result is None:
-        key = job_key(stage.asset, version, partition)
-        slices = line.launcher.slices
-        for verb, many in (shared or {}).items() if slices > 1 else ():
-            # Below an output of its own: what stands at the asset's is the asset's result.
-            _launch(
-                context, line, stage, verb, make_spec(f"{output}/{verb}"), f"{key}-{verb}", slices if many else None
-            )
-        result = _launch(context, line, stage, stage.verb, make_spec(output), key)
-    # A job may know its result's content better than its inputs' names do (a folder that changed): its word counts.
-    version = str(result.data.get("data_version", version))
-    return present(
-        context,
-        line,
-        version,
-        f"{output}/result.json",
-        result,
-        reused=reused,
-        dataset=stage.dataset_version,
-        log=log_of(line, job_key(stage.asset, stage.version, partition)),
-    )
-
-
-def _launch(
-    context: dg.AssetExecutionContext,
-    line: Line,
-    stage: Stage,
-    verb: str,
-    spec: JobSpec,
-    key: str,
-    slices: int | None = None,
-) -> JobResult:
-    return line.launcher.run(
-        context=context,
-        room=stage.room,
-        verb=verb,
-        spec=spec,
-        key=key,
-        code_version=source_hash(stage.recipe),
-        on_event=lambda event: line.listener(stage.asset, event) if line.listener else None,
-        slices=slices,
-    )
-
-
 def job_key(asset: str, version: str, partition: str | None = None) -> str:
     return "-".join([asset, *([partition] if partition else []), short(version)])
 
@@ -176,9 +114,15 @@ def commit_result(
     context: dg.AssetExecutionContext, line: Line, asset: str, version: str, result: JobResult
 ) -> dg.MaterializeResult:
     """For an asset that needs no job: its result is written as a job's would be."""
+    key = put_result(line, asset, version, result)
+    return present(context, line, version, key, result, reused=False, dataset=version)
+
+
+def put_result(line: Line, asset: str, version: str, result: JobResult) -> str:
+    """Commits the result of an asset without partitions; its key."""
     key = f"{output_prefix(asset, version, None)}/result.json"
     line.store.put(key, result.model_dump_json(indent=1).encode())
-    return present(context, line, version, key, result, reused=False, dataset=version)
+    return key
 
 
 def present(
@@ -206,11 +150,11 @@ def present(
     asset, output = _asset_of(result_key), result_key.rpartition("/")[0]
     pictures = {
         title: _picture(line, title, key, result.shows.get(key, ()), (hosted or {}).get(title))
-        for title, key in result.pictures.items()
+        for title, key in result.all_pictures.items()
     }
     cost = costs.shown(costs.spent(line.store, output, upstream), output)
     numbers = shown.numbers(asset, result, cost)
-    metadata: dict[str, Any] = {**pictures, **_tables(result)}
+    metadata: dict[str, Any] = {**{title: pictures[title] for title in result.pictures}, **_tables(result)}
     metadata |= {name: dg.MetadataValue.url(url) for name, url in (links or {}).items()}
     metadata |= numbers
     if missing := shown.unmeasured(asset, numbers, result):
@@ -253,16 +197,16 @@ def _pages(result: JobResult) -> dict[str, str]:
 
 
 def _check(check: Check, pictures: Mapping[str, dg.MetadataValue[Any]]) -> dg.AssetCheckResult:
-    """With what was found in words, and the pictures that show the failures: short ones are seen without a click."""
-    failures = {title: pictures[title] for title in check_words.failure_pictures(check) if title in pictures}
-    seen = [str(one.value) for one in failures.values() if isinstance(one, dg.MarkdownMetadataValue)]
+    """With what was found in words, and its pictures: short ones are seen without a click."""
+    mine = {title: pictures[title] for title in check.pictures}
+    seen = [str(one.value) for one in mine.values() if isinstance(one, dg.MarkdownMetadataValue)]
     said = "\n\n".join(filter(None, [check_words.in_words(check), *(text for text in seen if len(text) < _SHORT)]))
     return dg.AssetCheckResult(
         check_name=check.name,
         passed=check.passed,
         severity=dg.AssetCheckSeverity.ERROR if check.severity == "error" else dg.AssetCheckSeverity.WARN,
         description=said or None,
-        metadata={**failures, **check.metadata},
+        metadata={**mine, **check.metadata},
     )
 
 

@@ -10,6 +10,8 @@ charts compare passes, results and stages.
 from __future__ import annotations
 
 import io
+import json
+import subprocess
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ from assets.versions import short
 from infra.jobs.events import Metrics
 from infra.jobs.spec import JobResult
 from infra.mlflow_runs import NOTE_TAG
+from infra.settings import REPOSITORY
+from infra.sources import source_hash
 
 if TYPE_CHECKING:
     from infra.tracking import Tracking
@@ -57,6 +61,58 @@ def start_line(context: dg.AssetExecutionContext, line: Line, tags: Mapping[str,
 
     line.tracking.end_others(run, goes_on)
     return run
+
+
+def experiment_of(uri: str, run: str) -> str:
+    """The id of the experiment that an MLflow run is in."""
+    from mlflow import MlflowClient
+
+    return str(MlflowClient(uri).get_run(run).info.experiment_id)
+
+
+def run_tags(context: dg.AssetExecutionContext, stage: Stage, version: str) -> dict[str, str]:
+    """What an MLflow run says of the result that it stands for."""
+    return {
+        "backdrop.asset": stage.asset,
+        "backdrop.data_version": version,
+        "backdrop.dataset_version": str(stage.dataset_version),
+        "backdrop.code_version": short(source_hash(stage.recipe)),
+        "backdrop.dagster_run": context.run.run_id,
+        "backdrop.git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str:
+    """The commit the sources stand at, for the record only; "unknown" outside a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def read_record(line: Line, output: str) -> dict[str, str] | None:
+    """Where MLflow shows the result at `output`; None where it does not."""
+    key = f"{output}/tracking.json"
+    return dict(json.loads(line.store.get(key))) if line.store.exists(key) else None
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested configuration as MLflow's parameters: dotted names, values cut to what it takes."""
+    found: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = str(value)[:500]
+    return found
 
 
 class Curves:
@@ -100,8 +156,8 @@ def artifact(title: str) -> str:
 
 
 def log_pictures(line: Line, run: str, result: JobResult) -> None:
-    """The result's pictures as artifacts, and small forms of them for the asset's page."""
-    for title, key in result.pictures.items():
+    """The result's pictures and its checks' as artifacts, and small forms of them for the asset's page."""
+    for title, key in result.all_pictures.items():
         shows = result.shows.get(key, ())
         log_picture(line, run, artifact(title), key, shows)
         if line.store.exists(key) and may_be_copied(line, shows):
@@ -156,7 +212,7 @@ def pictures(line: Line, record: Mapping[str, str], result: JobResult) -> dict[s
     """Title → where MLflow gives a browser the picture."""
     run = f"{line.settings.mlflow_links}/#/experiments/{record['experiment']}/runs/{record['run']}"
     at = f"{line.settings.mlflow_links}/get-artifact?run_uuid={record['run']}&path={_SMALL}/"
-    return {t: Hosted(at + artifact(t), f"{run}/artifacts/{artifact(t)}") for t in result.pictures}
+    return {t: Hosted(at + artifact(t), f"{run}/artifacts/{artifact(t)}") for t in result.all_pictures}
 
 
 def version_text(line: Line, stage: Stage, result: JobResult, run: str) -> str:

@@ -7,7 +7,6 @@ message channel and are forwarded from here, so a tracking server that is slow o
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ from assets.line import Line
 from assets.owner import claim
 from assets.stage import (
     Stage,
-    Upstream,
     committed,
     job_key,
     log_of,
@@ -31,12 +29,10 @@ from assets.stage import (
     upstream_of,
 )
 from assets.trust import record_plans
-from assets.versions import short
 from infra.errors import ServiceError
 from infra.jobs.events import Event, Metrics, Picture
 from infra.jobs.handle import Job
 from infra.jobs.spec import JobResult, JobSpec
-from infra.settings import REPOSITORY
 from infra.sources import source_hash
 from training.presets.sections import without_operation
 from training.text_source import identity
@@ -45,8 +41,8 @@ if TYPE_CHECKING:
     from training.presets import Preset
     from training.presets.sections import Section
 
-#: Fields of a spec that say where, or follow from inputs which are in the version already (see `_versions`).
-_NOT_VERSIONED = {"store", "output", "latents", "dataset", "stage_results", "trust", "champion_tainted"}
+#: Fields of a spec that say where, or follow from inputs which are in the version already (see `inputs_of`).
+_NOT_VERSIONED = {"store", "output", "latents", "dataset", "text_encoder", "stage_results", "trust", "champion_tainted"}
 
 
 def launch_recipe(
@@ -77,7 +73,7 @@ def launch_recipe(
     asked = asked_in(context)
     inputs = {name: upstream_of(context, line, name) for name in upstream}
     chosen = chosen_section(line.preset, section, asked.overrides)
-    encoder = identity(line.settings.text_encoder)
+    made_of = inputs_of(spec, {name: one.data_version for name, one in inputs.items()}, line.settings.text_encoder)
 
     def stage_on(dataset: str) -> tuple[Stage, dict[str, Any]]:
         values: dict[str, Any] = {
@@ -96,7 +92,7 @@ def launch_recipe(
             room=room,
             verb=verb,
             recipe=recipe or f"{room}.recipes.{verb}",
-            upstream={"training_set": dataset, "text_encoder": encoder, **_versions(inputs)},
+            upstream={"training_set": dataset, **made_of},
             config=without_operation(versioned(spec, fields)),
             dataset_version=dataset,
         )
@@ -118,7 +114,7 @@ def launch_recipe(
     outputs = [found.output for found in inputs.values()]
     result = committed(line, output)
     reused = result is not None
-    record = _read_record(line, output)
+    record = tracked.read_record(line, output)
     if result is None or record is None:
         job = spec(store=line.settings.store_uri, output=output, **fields)
         result, record = _run_tracked(context, line, stage, version, job, result, register, outputs)
@@ -162,10 +158,13 @@ def chosen_section(preset: Preset, name: str, overrides: Mapping[str, Any]) -> S
         raise explain(error, type(section), f"overrides of {name}") from None
 
 
-def _versions(inputs: Mapping[str, Upstream]) -> dict[str, str]:
+def inputs_of(spec: type[JobSpec], versions: Mapping[str, str], text_encoder: str | None) -> dict[str, str]:
+    """What of a stage's inputs makes its data version. `versions`: input asset → data version. The text encoder counts
+    by its weights, wherever they lie, and only for a stage that reads it."""
     # The latents follow from autoencoder and dataset version, which are both in the hash already; their own version
     # would make a pinned model outdated whenever a delivery adds slices.
-    return {name: found.data_version for name, found in inputs.items() if name != "latent_shards"}
+    found = {name: version for name, version in versions.items() if name != "latent_shards"}
+    return found | ({"text_encoder": identity(text_encoder)} if "text_encoder" in spec.model_fields else {})
 
 
 def _run_tracked(
@@ -180,11 +179,11 @@ def _run_tracked(
 ) -> tuple[JobResult, dict[str, str]]:
     """Run the job inside its MLflow run, unless it is committed already and only the registration is missing."""
     key = job_key(stage.asset, version)
-    tags = run_tags(context, stage, version)
+    tags = tracked.run_tags(context, stage, version)
     whole = tracked.start_line(context, line, tags)
     run = line.tracking.start_run(f"backdrop/{stage.asset}", key, tags, key, parent=whole)
     line.tracking.describe_experiment(run, describe(stage.asset))
-    line.tracking.log_params(run, _flat(stage.config))
+    line.tracking.log_params(run, tracked.flat(stage.config))
     curves = tracked.Curves(line.tracking, run, stage.verb)
 
     def forward(event: Event) -> None:
@@ -228,7 +227,11 @@ def _run_tracked(
     registered = _register(context, line, stage, result, recorded, tags, register) if register else ""
     line.tracking.finish(run, "FINISHED")
     line.tracking.finish(whole, "FINISHED")
-    record = {"run": recorded, "experiment": _experiment_of(line.tracking.uri, recorded), "model_version": registered}
+    record = {
+        "run": recorded,
+        "experiment": tracked.experiment_of(line.tracking.uri, recorded),
+        "model_version": registered,
+    }
     line.store.put(f"{spec.output}/tracking.json", json.dumps(record).encode())
     return result, record
 
@@ -259,51 +262,3 @@ def _register(
     tracked.describe_model(line, name, ABOUT[stage.asset].what)
     context.log.info("registered as %s version %s", name, version)
     return str(version)
-
-
-def _experiment_of(uri: str, run: str) -> str:
-    from mlflow import MlflowClient
-
-    return str(MlflowClient(uri).get_run(run).info.experiment_id)
-
-
-def run_tags(context: dg.AssetExecutionContext, stage: Stage, version: str) -> dict[str, str]:
-    return {
-        "backdrop.asset": stage.asset,
-        "backdrop.data_version": version,
-        "backdrop.dataset_version": str(stage.dataset_version),
-        "backdrop.code_version": short(source_hash(stage.recipe)),
-        "backdrop.dagster_run": context.run.run_id,
-        "backdrop.git_commit": git_commit(),
-    }
-
-
-def git_commit() -> str:
-    """The commit the sources stand at, for the record only; "unknown" outside a checkout."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
-
-
-def _read_record(line: Line, output: str) -> dict[str, str] | None:
-    key = f"{output}/tracking.json"
-    return dict(json.loads(line.store.get(key))) if line.store.exists(key) else None
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = str(value)[:500]
-    return flat

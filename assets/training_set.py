@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import dagster as dg
 
 from assets.about import describe, tags_of
+from assets.data_job import commit_result
 from assets.deliveries import in_the_mix
 from assets.line import Line
-from assets.stage import commit_result
 from infra.errors import BackdropError
 from infra.jobs.spec import JobResult
 from infra.shards import Slice

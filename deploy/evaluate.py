@@ -13,6 +13,7 @@ import numpy as np
 from deploy import compare, contest, latency
 from deploy import expansion as expansions
 from deploy.against import Against, against_champion, gate_check, judged
+from deploy.check_pictures import failures_of, with_pictures
 from deploy.checks import judge
 from deploy.engines.open import open_engine
 from deploy.engines.protocol import GraphEngine
@@ -101,6 +102,9 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
     photo_numbers = summarise([answer.score for answer in answers])
     checks = judge(means, identity, photo_numbers, manifest, expansion, section)
     checks.append(gate_check(against.decision))
+    pictures_of, lines = _failures(job, tuples, answered, against.scores)
+    found = failures_of(samples, made, scores, answers)
+    checks = [with_pictures(job, check, found, pictures_of) for check in checks]
     numbers = judged(tuples, against.scores, extractor)
     findings = Findings(
         samples=samples, made=made, scores=scores, means=means, answers=answers, photo_numbers=photo_numbers,
@@ -127,7 +131,6 @@ def run(spec: EvaluateSpec, job: JobContext[EvaluateSpec]) -> JobResult:
     }
     job.metrics(_flat(means.get(compare.ENGINE, {}), photo_numbers), 0)
     decision = against.decision
-    pictures_of, lines = _failures(job, tuples, answered, against.scores)
     return JobResult(
         metadata={
             "backend": engine.backend,

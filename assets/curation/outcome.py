@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from assets.curation import drift
+from assets.curation.check_pictures import pictures_of
 from assets.curation.decide import NEAR
 from assets.curation.embedder import embedder_id
 from assets.curation.filters import ORDER as FILTERS
@@ -19,9 +20,9 @@ from assets.curation.report.write import write_report
 from assets.curation.scan import DECODE, READ, look, picture_at
 from assets.curation.semantic import SEMANTIC
 from assets.curation.specs import FilterSpec
-from assets.curation.suite import validate
+from assets.curation.suite import Validation, validate
 from infra.catalog.rows import EXACT, TAKEN
-from infra.jobs.spec import JobResult
+from infra.jobs.spec import Check, JobResult
 from infra.shards import Slice
 
 if TYPE_CHECKING:
@@ -32,6 +33,15 @@ ORDER = (READ, DECODE, TAKEN, *FILTERS, EXACT, NEAR, SEMANTIC)
 """The filters that drop, in the order in which they run."""
 _SHOWN = 200  # unsure masks listed in the result; all are in the catalog
 _TILES, _MASK_TILES = 60, 48
+_DROPPED, _FUNNEL, _UNSURE = "Dropped, and why", "Funnel", "Unsure masks"
+_ABOUT = {
+    "something_is_kept": (_DROPPED, _FUNNEL),
+    "masks_are_present": (_UNSURE,),
+    "most_files_decode": (_DROPPED, _FUNNEL),
+    "most_files_are_kept": (_DROPPED, _FUNNEL),
+    "drop_rate_drift": (_DROPPED, _FUNNEL),
+}
+"""Check → the delivery's pictures that say more about its failure."""
 
 
 def report(
@@ -66,7 +76,8 @@ def report(
         catalog.metadata_rows(name, masks, captions), min_size=spec.min_size, max_aspect=spec.config.filters.max_aspect
     )
     compared = drift.compare_delivery(catalog, name, embedder_id(spec.config.embedder))
-    checks = [*validation.checks, *drift.checks(compared)]
+    own = _of_checks(job, catalog, validation)
+    checks = [_pictured(check, own, pictures) for check in (*validation.checks, *drift.checks(compared))]
     page = write_report(
         catalog,
         job.store,
@@ -123,7 +134,7 @@ def _pictures(
     job: JobContext, catalog: Catalog, delivery: str, funnel: list[dict[str, Any]], masks: str
 ) -> dict[str, str]:
     """Title → key of a PNG, each registered with the images that it shows."""
-    pictures = {"Funnel": job.put_png("funnel.png", funnel_chart(funnel, delivery))}
+    pictures = {_FUNNEL: job.put_png("funnel.png", funnel_chart(funnel, delivery))}
     tiles: list[tuple[np.ndarray | None, str, str]] = []
     ids: list[str] = []
     lost = [step["filter"] for step in funnel if step["dropped"]]
@@ -132,12 +143,29 @@ def _pictures(
             tiles.append((look(one.uri, one.image_id), one.uri.rsplit("/", 1)[-1], one.reason))
             ids.append(one.image_id)
     if tiles:
-        pictures["Dropped, and why"] = job.put_png("dropped.png", dropped_grid(tiles), ids)
+        pictures[_DROPPED] = job.put_png("dropped.png", dropped_grid(tiles), ids)
     unsure = list(islice(catalog.mask_examples(delivery, masks, "unsure", _MASK_TILES), _MASK_TILES))
     seen = [(look(one.uri, one.image_id), one) for one in unsure]
     labelled = [(thumb, f"{one.uri.rsplit('/', 1)[-1]}: {one.confidence or 0:.2f}") for thumb, one in seen]
     if labelled:
-        pictures["Unsure masks"] = job.put_png(
-            "unsure_masks.png", mask_grid(labelled), [one.image_id for one in unsure]
-        )
+        pictures[_UNSURE] = job.put_png("unsure_masks.png", mask_grid(labelled), [one.image_id for one in unsure])
     return pictures
+
+
+def _of_checks(job: JobContext, catalog: Catalog, validation: Validation) -> dict[str, str]:
+    """Check → key of the picture of rows that it found; nothing is asked or read where all rows meet everything."""
+    wanted = {one.sighting for rows in validation.unexpected.values() for one in rows}
+    if not wanted:
+        return {}
+    shown = pictures_of(validation.unexpected, catalog.sighted(sorted(wanted), ORDER), look)
+    keys = {check: f"checks/{check}.png" for check in shown}
+    # Known before they are stored: a crash, and a next run without this row, leave no picture that nobody knows of.
+    catalog.add_shown({f"{job.output}/{keys[check]}": one.ids for check, one in shown.items()})
+    return {check: job.put_png(keys[check], one.png, one.ids) for check, one in shown.items()}
+
+
+def _pictured(check: Check, own: Mapping[str, str], pictures: Mapping[str, str]) -> Check:
+    """The check with its own picture, and, if it failed, with those of the delivery that say more."""
+    mine = {check.failures_title: own[check.name]} if check.name in own else {}
+    more = () if check.passed else _ABOUT.get(check.name, ())
+    return check.model_copy(update={"pictures": mine | {title: pictures[title] for title in more if title in pictures}})

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from infra.jobs.spec import Check
+from infra.jobs.spec import EXAMPLES, Check
 
 if TYPE_CHECKING:
     from infra.catalog.reporting import MetadataRow
@@ -28,64 +28,82 @@ _EXAMPLES = 20
 
 @dataclass(frozen=True)
 class _Expectation:
-    """A named expectation: on all pictures or on the kept ones, how bad a failure is, and how it is built."""
+    """A named expectation: on all pictures or on the kept ones, how bad a failure is, and how it is built.
+
+    `words` say of a row that does not meet it what was found there; "" for what the catalog knows better.
+    """
 
     name: str
     rows: Literal["all", "kept"]
     severity: Literal["error", "warn"]
     build: Callable[[Any, dict[str, float]], Any]  # (great_expectations.expectations, limits) → expectation
+    words: str = ""  # of the column's value
 
 
 _SUITE = (
     _Expectation("something_is_kept", "kept", "error", lambda e, n: e.ExpectTableRowCountToBeBetween(min_value=1)),
-    _Expectation("ids_are_unique", "kept", "error", lambda e, n: e.ExpectColumnValuesToBeUnique(column="id")),
+    _Expectation(
+        "ids_are_unique",
+        "kept",
+        "error",
+        lambda e, n: e.ExpectColumnValuesToBeUnique(column="id"),
+        "packed more than once",
+    ),
     _Expectation(
         "ids_are_hashes",
         "kept",
         "error",
         lambda e, n: e.ExpectColumnValuesToMatchRegex(column="id", regex="^[0-9a-f]{64}$"),
+        "no SHA-256",
     ),
     _Expectation(
         "formats_are_known",
         "kept",
         "error",
         lambda e, n: e.ExpectColumnValuesToBeInSet(column="format", value_set=_FORMATS),
+        "{}",
     ),
     _Expectation(
         "sizes_are_in_range",
         "kept",
         "error",
         lambda e, n: e.ExpectColumnValuesToBeBetween(column="short_side", min_value=n["min_size"]),
+        "{:,.0f} px",
     ),
     _Expectation(
         "aspect_ratios_are_in_range",
         "kept",
         "error",
         lambda e, n: e.ExpectColumnValuesToBeBetween(column="aspect", min_value=1, max_value=n["max_aspect"]),
+        "{:.2f} : 1",
     ),
     _Expectation(
         "captions_are_present",
         "kept",
         "warn",
         lambda e, n: e.ExpectColumnValuesToBeBetween(column="captions", min_value=1, mostly=0.95),
+        "no caption",
     ),
     _Expectation(
         "captions_are_of_sane_length",
         "kept",
         "warn",
         lambda e, n: e.ExpectColumnValuesToBeBetween(column="caption_length", max_value=1000, mostly=0.99),
+        "{:,.0f} characters",
     ),
     _Expectation(
         "licences_are_stated",
         "kept",
         "warn",
         lambda e, n: e.ExpectColumnValuesToNotBeInSet(column="licence", value_set=["", "unspecified"]),
+        'licence "{}"',
     ),
     _Expectation(
         "masks_are_present",
         "kept",
         "warn",
         lambda e, n: e.ExpectColumnValuesToBeInSet(column="mask", value_set=[True], mostly=0.3),
+        "no mask",
     ),
     _Expectation(
         "most_files_decode",
@@ -106,10 +124,21 @@ CHECKS = tuple(expectation.name for expectation in _SUITE)
 
 
 @dataclass(frozen=True)
+class Unexpected:
+    """A row that does not meet an expectation. `words`: what was found there; "" for why its file was dropped."""
+
+    sighting: int
+    words: str
+
+
+@dataclass(frozen=True)
 class Validation:
-    """What came out: one Check per name in CHECKS, in that order, and Great Expectations' own results."""
+    """What came out: one Check per name in CHECKS, in that order, the first rows that failed each (none for one that
+    all rows meet), and Great Expectations' own results.
+    """
 
     checks: list[Check]
+    unexpected: dict[str, list[Unexpected]]
     results: Any  # great_expectations' ExpectationSuiteValidationResult over the whole delivery
 
     def data_docs(self) -> bytes:
@@ -161,10 +190,12 @@ def validate(
             batch = definitions[part].get_batch(batch_parameters={"dataframe": table})
             result = batch.validate(suites[part], result_format="BASIC")
             for one in result.results:
-                sums[one.expectation_config.meta["check"]].add(one)
+                sums[one.expectation_config.meta["check"]].add(one, table)
     assert result is not None  # there is at least one chunk, if an empty one
     _add_up(result, [sums[one] for one in CHECKS], name)
-    return Validation([_check(one, sums[one.name]) for one in _SUITE], result)
+    unexpected = {one.name: [_unexpected(one, *row) for row in sums[one.name].failing] for one in _SUITE}
+    checks = [_check(one, sums[one.name]) for one in _SUITE]
+    return Validation(checks, {name: rows for name, rows in unexpected.items() if rows}, result)
 
 
 def _built(one: _Expectation, expectations: Any, limits: dict[str, float]) -> Any:
@@ -200,12 +231,19 @@ class _Sum:
     missing: int = 0
     unexpected: int = 0
     examples: list[Any] = field(default_factory=list)
+    failing: list[tuple[int, Any]] = field(default_factory=list)  # the first rows: (sighting, value)
     error: str = ""
     of_table: bool = False
     result: Any = None
 
-    def add(self, one: Any) -> None:
+    def add(self, one: Any, table: Any) -> None:
+        """One chunk's result, and the rows that it is about."""
         found = one.result
+        if found.get("unexpected_count") and (wanted := EXAMPLES - len(self.failing)) > 0:
+            # What fails is told by its value alone, so the rows are those that hold one of the values that failed.
+            values = table[one.expectation_config.kwargs["column"]]
+            rows = values.isin(found["partial_unexpected_list"]).to_numpy().nonzero()[0][:wanted]
+            self.failing += [(int(table["sighting"].iloc[row]), values.iloc[row]) for row in rows]
         self.result = one
         self.of_table = "observed_value" in found
         self.rows += int(found.get("observed_value", found.get("element_count", 0)) or 0)
@@ -266,6 +304,10 @@ def _add_up(result: Any, sums: list[_Sum], name: str) -> None:
         "unsuccessful_expectations": len(sums) - passed,
         "success_percent": 100.0 * passed / len(sums),
     }
+
+
+def _unexpected(expectation: _Expectation, sighting: int, value: Any) -> Unexpected:
+    return Unexpected(sighting, expectation.words.format(value))
 
 
 def _check(expectation: _Expectation, found: _Sum) -> Check:

@@ -116,13 +116,19 @@ _METADATA = """
         coalesce(greatest(length(w.text),
             (SELECT max(length(c)) FROM jsonb_array_elements_text(coalesce(s.cleaned, s.captions)) c)), 0),
         s.licence, s.mask_uri IS NOT NULL OR (coalesce(m.key, '') <> '' AND v.decision IS DISTINCT FROM 'unsure'),
-        coalesce(i.width, 0) > 0, k.sighting IS NOT NULL
+        coalesce(i.width, 0) > 0, k.sighting IS NOT NULL, s.id
     FROM sightings s LEFT JOIN images i ON i.id = s.image_id
     LEFT JOIN kept k ON k.delivery = s.delivery AND k.image_id = s.image_id AND k.sighting = s.id
     LEFT JOIN verdicts v ON v.sighting = s.id AND v.filter = 'mask'
     LEFT JOIN masks m ON m.image_id = s.image_id AND m.source = :masks
     LEFT JOIN captions w ON w.image_id = s.image_id AND w.source = :captions
     WHERE s.delivery = :delivery ORDER BY s.image_id COLLATE "C", k.sighting IS NULL, s.id
+"""
+_PLACES = f"""
+    SELECT s.id, s.image_id, s.uri, coalesce((
+        SELECT v.reason FROM verdicts v WHERE v.sighting = s.id AND v.decision = 'drop'
+        ORDER BY coalesce(array_position(cast(:order AS text[]), v.filter), 1000), v.filter LIMIT 1), '')
+    FROM sightings s WHERE s.id = ANY(cast(:sightings AS bigint[])) AND {_ALLOWED.format("s")}
 """
 _EARLIER = """
     SELECT d.name FROM deliveries d JOIN deliveries own ON own.name = :delivery
@@ -163,6 +169,15 @@ class MetadataRow(NamedTuple):
     mask: bool
     decoded: bool
     kept: bool
+    sighting: int = 0
+
+
+class Place(NamedTuple):
+    """Where a sighting's file lies, which image it is (None: never read), and why it was dropped; "" if it was not."""
+
+    image_id: str | None
+    uri: str
+    dropped: str
 
 
 class Fallen(NamedTuple):
@@ -352,6 +367,11 @@ class Reporting(CatalogDatabase):
         with self._transaction() as connection:
             for row in connection.execution_options(yield_per=2000).execute(text(_METADATA), values):
                 yield MetadataRow(*row)
+
+    def sighted(self, sightings: Sequence[int], order: Sequence[str]) -> dict[int, Place]:
+        """By their numbers, those of images that were not taken down; of several reasons the first in `order`."""
+        rows = self._all(_PLACES, sightings=list(sightings), order=list(order))
+        return {row[0]: Place(*row[1:]) for row in rows}
 
     def earlier_deliveries(self, delivery: str, limit: int) -> list[str]:
         """The last deliveries before this one that keep something, newest first; rendered ones among themselves."""

@@ -35,9 +35,13 @@ class JobSpec(BaseModel):
         raise BackdropError(f"a {type(self).__name__} cannot be shared by {count} processes")
 
 
+EXAMPLES = 8
+"""How many of the failing examples a check's own picture shows at most."""
+
+
 class Check(BaseModel):
     """One named check of a job's product; a failed ``error`` stops what comes after it, a failed ``warn``
-    does not.
+    does not. ``pictures``: title → store key of the PNGs that belong to it; its own has ``failures_title``.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -46,6 +50,12 @@ class Check(BaseModel):
     passed: bool
     severity: Literal["error", "warn"] = "error"
     metadata: dict[str, Any] = Field(default_factory=dict)
+    pictures: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def failures_title(self) -> str:
+        """The title of the picture of the examples that fail it: no other picture of the result has it."""
+        return f"Failures of {self.name}"
 
 
 class JobResult(BaseModel):
@@ -65,6 +75,11 @@ class JobResult(BaseModel):
     pictures: dict[str, str] = Field(default_factory=dict)
     checks: list[Check] = Field(default_factory=list)
     shows: dict[str, list[str]] = Field(default_factory=dict)
+
+    @property
+    def all_pictures(self) -> dict[str, str]:
+        """Its own and those of its checks: title → store key."""
+        return self.pictures | {title: key for check in self.checks for title, key in check.pictures.items()}
 
     @property
     def joules(self) -> float:

@@ -20,11 +20,13 @@ from assets.curation.suite import CHECKS
 from assets.sample_catalogue.renderer import render
 from infra.catalog import Catalog
 from infra.errors import BackdropError
+from infra.files import sha256_bytes
 from infra.images import decode, encode_jpeg, encode_png
 from infra.jobs.program import JobContext
 from infra.jobs.spec import JobResult
 from infra.object_store import DirectoryStore, ObjectStore
 from infra.shards import Slice, read_slices
+from infra.tiles import SMALL_BYTES
 
 pytestmark = pytest.mark.integration
 
@@ -99,6 +101,11 @@ def test_a_rendered_delivery_from_its_uri_to_its_shards(bench: Bench) -> None:
     assert b"<html" in bench.store.get(result.files["data docs"]).lower()
     for key in result.pictures.values():
         assert decode(bench.store.get(key)).ndim == 3
+    own = {check.name: check.pictures for check in result.checks if check.pictures}
+    assert own.keys() == {"most_files_decode", "most_files_are_kept"}
+    for key in [key for pictures in own.values() for key in pictures.values()]:
+        assert decode(bench.store.get(key)).std() > 0
+        assert len(bench.store.get(key)) <= SMALL_BYTES
     assert json.loads(bench.store.get(result.files["truth"])) == truth
 
     counts = bench.catalog.verdict_counts("sample")
@@ -115,6 +122,7 @@ def test_twice_is_the_same(bench: Bench, tmp_path: Path) -> None:
     second_ingest, second = bench.ingest("sample", SAMPLE), bench.filter("sample")
     assert second_ingest.data == first_ingest.data
     assert second.data == first.data
+    assert second.checks == first.checks
     assert {key: bench.store.get(key) for key in bench.store.list("filtered/")} == before
     other = Bench(bench.catalog.url, DirectoryStore(tmp_path / "other"), bench.folder)
     other.ingest("sample", SAMPLE)
@@ -205,6 +213,13 @@ def test_a_folder_of_photographs_gets_masks_or_is_listed(bench: Bench, tmp_path:
     failed = {check.name for check in result.checks if not check.passed}
     assert {"captions_are_present", "licences_are_stated"} <= failed
     assert all(check.severity == "warn" for check in result.checks if not check.passed)
+    # Each check that a picture does not meet shows its own, and a takedown of that picture finds it there.
+    own = {check.name: key for check in result.checks if (key := check.pictures.get(check.failures_title))}
+    about = {"captions_are_present", "licences_are_stated", "masks_are_present", "most_files_decode"}
+    assert own.keys() == about | {"most_files_are_kept"}
+    crowd = sha256_bytes((folder / "crowd.jpg").read_bytes())
+    showing = {name for name, key in own.items() if key in bench.catalog.held([crowd]).pictures}
+    assert showing == {"captions_are_present", "licences_are_stated", "masks_are_present"}
 
 
 def test_a_later_delivery_is_held_against_what_was_kept(bench: Bench, tmp_path: Path) -> None:

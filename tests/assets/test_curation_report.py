@@ -245,6 +245,16 @@ def test_metadata_rows_come_in_order_with_the_kept_first(mixed: Deliveries) -> N
     assert sum(row.mask for row in mixed.catalog.metadata_rows("mixed")) == 0
 
 
+def test_a_row_of_metadata_leads_to_its_file_and_to_why_it_was_dropped(mixed: Deliveries) -> None:
+    rows = {row.id: row.sighting for row in mixed.catalog.metadata_rows("mixed")}
+    names = [f"s3://bucket/mixed/{k:04d}.jpg" for k in (0, 3, 7, 20)]
+    mixed.take_down(image_id(names[0]))
+    places = mixed.catalog.sighted([rows[image_id(name)] for name in names], ORDER)
+    found = {place.uri: (place.image_id, place.dropped) for place in places.values()}
+    why = ["corrupt: bad marker", "near duplicate: of 0000.jpg", ""]
+    assert found == {name: (image_id(name), reason) for name, reason in zip(names[1:], why, strict=True)}
+
+
 def test_drift_is_against_the_earlier_deliveries_of_its_kind(deliveries: Deliveries, store: ObjectStore) -> None:
     deliveries.add("a", [512] * 200)
     deliveries.add("rendered", [256] * 200, kind="sample")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from assets import shown, tracked
 from assets.about import ABOUT
-from assets.check_words import WORDS, asks, failure_pictures, in_words
+from assets.check_words import WORDS, asks, in_words
 from assets.line import Line
 from assets.stage import Hosted, present
 from deploy.checks import judge
@@ -143,27 +143,38 @@ def test_every_check_of_the_engine_says_what_the_bar_was() -> None:
     assert said["wall_colour"] == f"50% of the held-out pictures do; at least {section.colour_bar:.0%} must."
     assert "0.3 (Telea)" in said["beats_baselines"]
     assert said["object_expansion"] == "Not measured: no segmenter."
-    assert [check.name for check in checks if failure_pictures(check)] == ["wall_colour", "object_expansion"]
 
 
-def test_a_failed_check_carries_the_picture_of_its_failures(line: Line) -> None:
-    line.store.put("out/failures.png", encode_png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)))
-    numbers = {"share": 0.25, "bar": 0.9}
+def test_a_check_carries_the_pictures_that_belong_to_it(line: Line) -> None:
+    for name in ("all", "walls"):
+        line.store.put(f"out/{name}.png", encode_png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)))
+    numbers, own = {"share": 0.25, "bar": 0.9}, "Failures of wall_colour"
     result = JobResult(
-        pictures={"Known failures": "out/failures.png"},
+        pictures={"Known failures": "out/all.png"},
         checks=[
-            Check(name="wall_colour", passed=False, severity="warn", metadata=numbers),
-            Check(name="floor_colour", passed=True, metadata=numbers),
+            Check(
+                name="wall_colour", passed=False, metadata={**numbers, "failing": 90}, pictures={own: "out/walls.png"}
+            ),
+            Check(name="floor_colour", passed=True, metadata={**numbers, "failing": 0}),
+            Check(name="gate", passed=False, metadata={"reason": "worse"}, pictures={"Known failures": "out/all.png"}),
         ],
     )
-    failed, passed = shown_on_page(line, "evaluation_report", result).check_results
-    assert "data:image/png;base64," in str(failed.metadata["Known failures"].value)
-    assert failed.description == "25% of the held-out pictures do; at least 90% must."
-    assert "Known failures" not in passed.metadata
+    page = shown_on_page(line, "evaluation_report", result)
+    walls, floors, gate = page.check_results
+    assert "data:image/png;base64," in str(walls.metadata[own].value)
+    assert walls.description == (
+        "25% of the held-out pictures do; at least 90% must. The picture shows 8 of the 90 that fail."
+    )
+    assert str(floors.description).endswith("No example fails, so there is no picture.")
+    shown_by = [[name for name in one.metadata if name in (own, "Known failures")] for one in page.check_results]
+    assert shown_by == [[own], [], ["Known failures"]]
+    assert gate.description == "worse"
+    assert own not in (page.metadata or {})
+    assert "Known failures" in (page.metadata or {})
 
-    hosted = {"Known failures": Hosted("http://here/small.png", "http://here/page")}
-    failed, _ = shown_on_page(line, "evaluation_report", result, hosted=hosted).check_results
-    assert "[![Known failures](http://here/small.png)](http://here/page)" in str(failed.description)
+    hosted = {own: Hosted("http://here/small.png", "http://here/page")}
+    walls, *_ = shown_on_page(line, "evaluation_report", result, hosted=hosted).check_results
+    assert f"[![{own}](http://here/small.png)](http://here/page)" in str(walls.description)
 
 
 def test_a_page_tells_where_the_log_and_the_report_lie(line: Line) -> None:

@@ -8,14 +8,15 @@ import dagster as dg
 import pytest
 from sqlalchemy import text
 
+from assets.data_job import materialize
 from assets.deliveries import delivery_name, sample_delivery
 from assets.line import Line
-from assets.stage import Stage, committed, materialize, output_prefix, present, upstream_of
+from assets.stage import Stage, committed, output_prefix, present, upstream_of
 from assets.training_job import chosen_section
 from assets.versions import data_version
 from infra.catalog import SightingRow
 from infra.errors import BackdropError
-from infra.jobs.spec import JobResult, JobSpec
+from infra.jobs.spec import Check, JobResult, JobSpec
 from training.presets import load_preset
 
 
@@ -123,11 +124,14 @@ def test_pictures_of_delivered_images_are_links_and_registered(
     result = JobResult(
         pictures={title: f"out/{title}.png" for title in shows},
         shows={f"out/{title}.png": ids for title, ids in shows.items()},
+        checks=[Check(name="size", passed=False, pictures={title: f"out/{title}.png" for title in shows})],
     )
     with dg.DagsterInstance.ephemeral() as instance:
         context = dg.build_asset_context(instance=instance)
-        metadata = present(context, line, "v", "out/result.json", result, reused=False).metadata
+        page = present(context, line, "v", "out/result.json", result, reused=False)
+    metadata, (check,) = page.metadata, page.check_results
     assert metadata is not None
+    assert check.metadata == {title: metadata[title] for title in shows}
     inline = {title for title in shows if "data:image" in str(metadata[title].value)}  # type: ignore[union-attr]
     assert inline == {"Loss", "Rendered"}
     assert str(metadata["Mixed"].value).endswith("/out/Mixed.png")  # type: ignore[union-attr]

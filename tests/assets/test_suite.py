@@ -12,6 +12,7 @@ import pytest
 from assets.curation.report.data_docs import stand_alone
 from assets.curation.suite import CHECKS, Validation, _chunks, validate
 from infra.catalog.reporting import MetadataRow
+from infra.jobs.spec import EXAMPLES
 from infra.settings import REPOSITORY
 
 pytestmark = pytest.mark.integration  # importing Great Expectations takes seconds
@@ -29,6 +30,7 @@ def row(number: int, **changes: object) -> MetadataRow:
         "mask": True,
         "decoded": True,
         "kept": True,
+        "sighting": 1000 + number,
     }
     return MetadataRow(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -53,6 +55,7 @@ def test_a_clean_delivery_passes_in_any_chunks(chunk: int) -> None:
     rows = [row(k) for k in range(90)] + [row(0, id=None, decoded=False, kept=False, format="") for _ in range(10)]
     found = held(rows, chunk)
     assert failed(found) == set()
+    assert found.unexpected.keys() == {"most_files_decode", "most_files_are_kept"}
     numbers = {check.name: check.metadata for check in found.checks}
     assert numbers["something_is_kept"]["observed_value"] == 90
     assert numbers["most_files_decode"]["element_count"] == 100
@@ -79,6 +82,23 @@ def test_each_expectation_finds_its_own(chunk: int, changes: dict[str, object], 
     assert failed(found) == {check}
     (result,) = (one for one in found.checks if one.name == check)
     assert result.metadata["unexpected_count"] == len(at)
+    assert {name: [one.sighting for one in rows] for name, rows in found.unexpected.items()} == {
+        check: [1000 + k for k in list(at)[:EXAMPLES]]
+    }
+
+
+def test_a_row_says_what_was_found_there() -> None:
+    rows = [row(0, short_side=1188), row(1, aspect=3.14159, licence=""), row(2), row(2, kept=False, sighting=7)]
+    words = {name: [one.words for one in found] for name, found in held(rows).unexpected.items()}
+    assert words == {
+        "aspect_ratios_are_in_range": ["3.14 : 1"],
+        "licences_are_stated": ['licence ""'],
+        "most_files_are_kept": [""],  # the catalog knows why
+    }
+    small = held([row(0, short_side=188), row(1, caption_length=12345), row(2), row(2)]).unexpected
+    assert [one.words for one in small["sizes_are_in_range"]] == ["188 px"]
+    assert [one.words for one in small["captions_are_of_sane_length"]] == ["12,345 characters"]
+    assert [one.words for one in small["ids_are_unique"]] == ["packed more than once"] * 2
 
 
 def test_a_share_is_that_of_the_delivery_and_not_of_a_chunk() -> None:

@@ -25,6 +25,7 @@ from evaluation.reward import load_reward
 from infra.errors import BackdropError
 from infra.jobs.spec import JobResult
 from infra.object_store import ObjectMissing
+from infra.tiles import SMALL_BYTES
 from tests.deploy.conftest import SIZE, World
 from training.editing import Parts
 from training.presets.sections import EvaluateSection, GateSection
@@ -150,6 +151,22 @@ def test_the_worst_answers_are_shown_and_told(world: World, evaluated: JobResult
     lines = evaluated.data["failures"]
     assert [line["adherence"] for line in lines] == sorted(line["adherence"] for line in lines)
     assert evaluated.data["decision"] is None
+
+
+def test_each_check_shows_its_own_failures(world: World, evaluated: JobResult) -> None:
+    checks = {check.name: check for check in evaluated.checks}
+    assert not checks["product_identity"].pictures
+    for name in ("wall_colour", "floor_colour", "floor_line", "shadow_side", "beats_baselines", "photographs"):
+        check = checks[name]
+        assert bool(check.metadata["failing"]) == bool(check.pictures)
+        for title, key in check.pictures.items():
+            assert title == check.failures_title
+            assert len(world.store.get(key)) <= SMALL_BYTES
+    assert checks["wall_colour"].metadata["failing"] == 4 * (1 - checks["wall_colour"].metadata["share"])
+    keys = [key for check in checks.values() for key in check.pictures.values()]
+    assert any("photographs" in key for key in keys)
+    failed = {name for name, check in checks.items() if evaluated.pictures[FAILURES] in check.pictures.values()}
+    assert failed <= {"object_expansion", "gate"}
 
 
 def test_a_reward_is_learned_kept_and_watched(world: World, evaluated: JobResult) -> None:
