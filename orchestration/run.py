@@ -84,7 +84,7 @@ def _run(settings: Settings, console: Console, began: float, warm: WarmInterpret
     from orchestration.status import remember_status
 
     with LineProgress(console) as progress, dg.DagsterInstance.get() as instance:
-        for run in end_stale_runs(instance):
+        for run in end_stale_runs(instance, settings):
             console.print(f"ended a stale run ({run[:8]}) whose process is gone")
         line = Line(listener=progress, warm=warm)
         opened = [(*sample_delivery(line.preset), "sample")]

@@ -30,7 +30,7 @@ def serve(settings: Settings, console: Console, port: int) -> None:
         import dagster as dg
 
         with dg.DagsterInstance.get() as instance:
-            end_stale_runs(instance)
+            end_stale_runs(instance, settings)
         loaded = Settings.load()
         at = port + 1 if is_free(port + 1) else free_port()
         # Where alerts lead, and whose counters they read.

@@ -6,7 +6,7 @@ one cause starts one run; one that failed is tried again after a while that doub
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -47,7 +47,7 @@ def backoff(failures: int) -> timedelta:
 
 def answered(cause: Cause, runs: Sequence[Run], now: datetime) -> str | None:
     """Why the cause asks for nothing now: somebody is at it, it was done, or it failed not long ago."""
-    mine = sorted((run for run in runs if cause.key in run.causes), key=lambda run: run.at)
+    mine = _runs_of(cause, runs)
     if not mine:
         return None
     last = mine[-1]
@@ -65,7 +65,17 @@ def answered(cause: Cause, runs: Sequence[Run], now: datetime) -> str | None:
     return None
 
 
-def attempt(causes: Sequence[Cause], runs: Sequence[Run]) -> int:
+def settled(cause: Cause, runs: Sequence[Run]) -> bool:
+    """Whether its last run was done, or cancelled: neither is ever tried again."""
+    mine = _runs_of(cause, runs)
+    return bool(mine) and mine[-1].state in (DONE, CANCELLED)
+
+
+def attempt(keys: Collection[str], runs: Sequence[Run]) -> int:
     """How many runs these causes have had: it goes into the run's key, so that another attempt is another run."""
-    keys = {cause.key for cause in causes}
-    return sum(not keys.isdisjoint(run.causes) for run in runs)
+    return sum(not set(keys).isdisjoint(run.causes) for run in runs)
+
+
+def _runs_of(cause: Cause, runs: Sequence[Run]) -> list[Run]:
+    """The oldest first."""
+    return sorted((run for run in runs if cause.key in run.causes), key=lambda run: run.at)

@@ -17,7 +17,6 @@ import dagster as dg
 from assets.adoption import PINNED, Pin, Policy, choose, recipe_mark
 from assets.deliveries import in_the_mix
 from assets.filtered_shards import RECIPE, config_of
-from assets.owner import PID, alive
 from assets.stage import latest_metadata, output_prefix
 from assets.training_set import slices_now
 from assets.versions import version_from
@@ -28,7 +27,9 @@ from infra.sources import ROOMS, source_hash
 from orchestration.automation.budget import WEEK, Spent, hours_of
 from orchestration.automation.causes import CANCELLED, DONE, FAILED, WAITING, Run
 from orchestration.automation.known import Batch, Champion, Deliveries, Made, Means, Training
-from orchestration.automation.plan import CAUSES
+from orchestration.automation.tags import causes_in
+from orchestration.ended_steps import steps_of
+from orchestration.stale import gone, last_sign
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -46,6 +47,7 @@ BY_HAND = "__ASSET_JOB"
 """Dagster's name for a run of assets that somebody picked on the page."""
 NEWEST = 200
 """Deliveries that the champion has not seen and whose drift is looked at, the newest first."""
+_AT_ONCE = 1_000  # deliveries that one query names
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -96,10 +98,11 @@ def _failed(line: Line, instance: dg.DagsterInstance, now: datetime) -> list[Spe
         for record in instance.get_run_records(ended):
             if name == BY_HAND and not _models_of(record):
                 continue
-            for step in instance.get_run_step_stats(record.dagster_run.run_id, step_keys=list(GPU)):
-                end = step.end_time or record.end_time  # a process that was killed has ended no step
+            for step in steps_of(instance, record, GPU):
+                # A process that was killed has ended no step, and its run may have been ended days later.
+                end = step.end_time or last_sign(record.dagster_run.tags) or record.end_time
                 delivered = step.status is not None and step.status.value in ("SUCCESS", "SKIPPED")
-                if step.start_time and end and not delivered:
+                if step.start_time and end and end > step.start_time and not delivered:
                     found.append(Spent(datetime.fromtimestamp(end, UTC), (end - step.start_time) / 3600))
     return found
 
@@ -158,13 +161,23 @@ def _runs(line: Line, instance: dg.DagsterInstance, which: dg.RunsFilter, limit:
     for record in instance.get_run_records(which, limit=limit):
         run = record.dagster_run
         state = _STATES.get(run.status, WAITING)
-        if state == WAITING and line.settings.launcher == "local" and PID in run.tags and not alive(run.tags):
+        if state == WAITING and line.settings.launcher == "local" and gone(instance, record):
             continue  # its process was killed; the next command ends it
         at = record.end_time or record.start_time
         when = datetime.fromtimestamp(at, UTC) if at else record.create_timestamp.astimezone(UTC)
-        causes = tuple(filter(None, run.tags.get(CAUSES, "").split(",")))
-        found.append(Run(run.run_id, run.job_name, state, when, causes, partition_of(run.tags)))
+        found.append(Run(run.run_id, run.job_name, state, when, causes_in(run.tags), partition_of(run.tags)))
     return found
+
+
+def without_run(instance: dg.DagsterInstance, deliveries: Sequence[str]) -> list[str]:
+    """Those of the deliveries of which no run was ever made, whoever would have started it."""
+    ran: set[str] = set()
+    for at in range(0, len(deliveries), _AT_ONCE):
+        some = list(deliveries[at : at + _AT_ONCE])
+        for tag in (PARTITION, FIRST):
+            runs = instance.get_run_records(dg.RunsFilter(tags={tag: some}))
+            ran |= {partition_of(record.dagster_run.tags) for record in runs}
+    return [name for name in deliveries if name not in ran]
 
 
 # ── training ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,14 +14,13 @@ from assets.adoption import choose, new_images, percent, reaches
 from assets.versions import short
 from infra.files import canonical_json, sha256_bytes
 from orchestration.automation.budget import clock, paused
-from orchestration.automation.causes import WAITING, Cause, Run, answered, attempt
+from orchestration.automation.causes import WAITING, Cause, Run, answered, attempt, settled
 from orchestration.automation.known import Deliveries, Means, Training
+from orchestration.automation.tags import listed, run_tags
 
 CURATION, WEEKLY, EARLY = "nightly_curation", "weekly_retraining", "early_retraining"
 MOST = 500
 """Runs that one night asks for: the daemon starts them one by one. A backfill takes more at once."""
-REASON, CAUSES, AUTOMATION = "backdrop.reason", "backdrop.causes", "backdrop.automation"
-"""Tags of a run that automation starts."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Request:
     partition: str | None = None
 
     def tags(self, automation: str) -> dict[str, str]:
-        return {REASON: self.reason, CAUSES: ",".join(self.causes), AUTOMATION: automation}
+        return run_tags(automation, self.reason, self.causes)
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,11 @@ def plan_weekly(known: Training, means: Means) -> Decision:
     # The week is in the key: what failed last week is tried again this week, for the same reason.
     year, week, _ = means.now.isocalendar()
     now = _hash([known.dataset, dict(known.recipes)])
-    reasons = [cause.why for cause in early_causes(known)] or changed
-    return _retrain(WEEKLY, [Cause(f"week:{year}-{week:02}:{now}", "; ".join(reasons))], known, means)
+    early = early_causes(known)
+    cause = Cause(f"week:{year}-{week:02}:{now}", listed([one.why for one in early] or changed))
+    # The same run answers what would have asked early, or that would start it again when it is cancelled.
+    along = [one.key for one in early if not settled(one, known.runs)]
+    return _retrain(WEEKLY, [cause], known, means, along)
 
 
 def plan_early(known: Training, means: Means) -> Decision:
@@ -130,7 +132,7 @@ def plan_early(known: Training, means: Means) -> Decision:
         return Decision(EARLY, "no model was made yet: the first training is the weekly schedule's, or a person's")
     causes = early_causes(known)
     if causes and not known.blocked and not changes(known):
-        why = "; ".join(cause.why for cause in causes)
+        why = listed([cause.why for cause in causes])
         said = "but the newest models have learned that already; what holds their engine back is on promotion's page"
         return Decision(EARLY, f"{why}, {said}", notes=_taint(known))
     if causes:
@@ -182,9 +184,12 @@ def changes(known: Training) -> list[str]:
     return found
 
 
-def _retrain(automation: str, causes: Sequence[Cause], known: Training, means: Means) -> Decision:
-    """A run for those of the causes that nobody has answered, unless the budget or a run is in the way."""
-    why = "; ".join(cause.why for cause in causes)
+def _retrain(
+    automation: str, causes: Sequence[Cause], known: Training, means: Means, along: Sequence[str] = ()
+) -> Decision:
+    """A run for those of the causes that nobody has answered, unless the budget or a run is in the way. `along`: keys
+    of causes that do not ask for it and that it answers too."""
+    why = listed([cause.why for cause in causes])
     if known.blocked:
         return Decision(automation, f"{why or 'a retraining is due'}, but {known.blocked}")
     if rest := paused(means.spent, means.budget, means.now):
@@ -197,11 +202,10 @@ def _retrain(automation: str, causes: Sequence[Cause], known: Training, means: M
         since = {key: said for key, said in since.items() if said and "failed" not in said}
     open_causes = [cause for cause in causes if not since.get(cause.key)]
     if not open_causes:
-        return Decision(automation, "; ".join(f"{c.why}: {since[c.key]}" for c in causes), notes=_taint(known))
-    keys = tuple(cause.key for cause in open_causes)
-    number = attempt(open_causes, known.runs)
-    run_key = f"{_hash(sorted(keys))}:{number}"
-    reason = "; ".join(cause.why for cause in open_causes)
+        return Decision(automation, listed([f"{c.why}: {since[c.key]}" for c in causes]), notes=_taint(known))
+    keys = (*(cause.key for cause in open_causes), *along)
+    run_key = f"{_hash(sorted(keys))}:{attempt(keys, known.runs)}"
+    reason = listed([cause.why for cause in open_causes])
     request = Request("retrain", run_key, reason, keys)
     return Decision(automation, reason, (request,), (*_adoptions(known), *_taint(known)))
 

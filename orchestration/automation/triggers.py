@@ -10,7 +10,10 @@ from orchestration.automation import gather
 from orchestration.automation.budget import paused
 from orchestration.automation.jobs import ingest_job, retrain_job
 from orchestration.automation.landing import listing_by_folder
-from orchestration.automation.plan import Decision, Request, plan_curation, plan_early, plan_weekly
+from orchestration.automation.plan import MOST, Decision, Request, plan_curation, plan_early, plan_weekly
+
+WATCHED = "watched"
+"""What the catalog calls a delivery that `watch_deliveries` found."""
 
 
 @dg.schedule(
@@ -76,27 +79,30 @@ def run_request(request: Request, automation: str) -> dg.RunRequest:
 def watch_deliveries(
     context: dg.SensorEvaluationContext, line: dg.ResourceParam[Line]
 ) -> dg.SensorResult | dg.SkipReason:
-    """Opens a partition for each folder below the watched prefix, once its listing has stood still for a tick."""
+    """Opens a partition for each folder below the watched prefix, once its listing has stood still for a tick, and asks
+    for a run of each that has had none: also of one that landed while the budget rested, or as a tick was killed."""
     watch = line.settings.watch
     if not watch:
         return dg.SkipReason("no prefix is watched: set BACKDROP_WATCH to a folder or an s3:// prefix")
+    means = gather.means(line, context.instance)
     before: dict[str, str] = json.loads(context.cursor or "{}")
-    known = {delivery.name for delivery in line.catalog.list_deliveries()}
-    now = listing_by_folder(watch, known)
+    rows = line.catalog.list_deliveries()
+    now = listing_by_folder(watch, {delivery.name for delivery in rows})
     landed = {delivery_name(uri): uri for uri, digest in now.items() if before.get(uri) == digest}
-    # The partitions first: a tick that is killed after the catalog knows a delivery would not come back to it.
+    # The partitions first: each delivery that the catalog knows has one.
     context.instance.add_dynamic_partitions(str(deliveries.name), list(landed))
     for name, uri in landed.items():
-        line.catalog.add_delivery(name, uri, "watched")
-    means = gather.means(line, context.instance)
+        line.catalog.add_delivery(name, uri, WATCHED)
+    unread = [delivery.name for delivery in rows if delivery.kind == WATCHED and delivery.state == "open"]
+    due = gather.without_run(context.instance, [*unread, *landed])
     rest = paused(means.spent, means.budget, means.now)
     requests = [
-        Request("ingest", name, f"{name}: the delivery has landed", (f"landed:{name}",), name) for name in landed
+        Request("ingest", name, f"{name}: the delivery has landed", (f"landed:{name}",), name)
+        for name in ([] if rest else due[:MOST])
     ]
     return dg.SensorResult(
-        run_requests=[] if rest else [run_request(request, "watch_deliveries") for request in requests],
-        skip_reason=dg.SkipReason(f"{len(landed)} deliveries have landed, but {rest}") if landed and rest else None,
-        dynamic_partitions_requests=[deliveries.build_add_request(list(landed))] if landed else [],
+        run_requests=[run_request(request, "watch_deliveries") for request in requests],
+        skip_reason=dg.SkipReason(f"{len(due):,} deliveries have landed, but {rest}") if due and rest else None,
         cursor=json.dumps({uri: digest for uri, digest in now.items() if delivery_name(uri) not in landed}),
     )
 

@@ -11,21 +11,23 @@ from assets.deliveries import delivery_name
 from assets.line import Line
 from infra.s3 import S3Store
 from infra.uris import list_uri
-from orchestration.automation import SCHEDULES, SENSORS
 from orchestration.automation.landing import listing_by_folder
 from orchestration.automation.triggers import watch_deliveries
 from orchestration.definitions import defs
 
 
-def test_all_are_off_by_default() -> None:
-    assert {one.name: one.default_status.value for one in SCHEDULES} == {
+def test_what_starts_something_is_off_by_default() -> None:
+    """Every schedule and sensor but those that only tell, or only clear away."""
+    found = defs.get_repository_def()
+    every = {one.name: one.default_status.value for one in (*found.schedule_defs, *found.sensor_defs)}
+    assert {name: status for name, status in every.items() if name not in ("alerts", "job_reaper")} == {
         "nightly_curation": "STOPPED",
         "weekly_retraining": "STOPPED",
-    }
-    assert {one.name: one.default_status.value for one in SENSORS} == {
         "watch_deliveries": "STOPPED",
         "early_retraining": "STOPPED",
         "renew_training_set": "STOPPED",
+        "promote_when_approved": "STOPPED",
+        "watch_champion": "STOPPED",
     }
 
 
@@ -71,11 +73,12 @@ def test_the_sensor_opens_a_partition_once_a_delivery_stands_still(watched: Path
     third = tick(second.cursor)
     name = delivery_name(f"{watched.as_uri()}/monday")
     assert [request.partition_key for request in third.run_requests or []] == [name]
-    assert third.dynamic_partitions_requests
+    assert instance.get_dynamic_partitions("deliveries") == [name]
     known = line.catalog.delivery(name)
     assert known is not None
     assert known.uri == f"{watched.as_uri()}/monday"
 
+    instance.create_run_for_job(defs.resolve_job_def("ingest"), tags={"dagster/partition": name})
     assert not tick(third.cursor).run_requests, "a known delivery is not opened twice"
 
 

@@ -13,6 +13,7 @@ from orchestration.automation.budget import Spent, frees_at, hours_of, paused
 from orchestration.automation.causes import CANCELLED, DONE, FAILED, WAITING, Cause, Run, answered, backoff
 from orchestration.automation.known import Batch, Champion, Deliveries, Made, Means, Training
 from orchestration.automation.plan import plan_curation, plan_early, plan_weekly
+from orchestration.automation.tags import MOST_BYTES, REASON, causes_in, listed, run_tags
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
 MEANS = Means(NOW)
@@ -151,6 +152,63 @@ def test_a_week_that_failed_is_tried_again_in_the_same_tick_and_one_that_was_don
     failed = plan_weekly(replace(known, runs=(ended(FAILED, *request.causes, hours=0.1),)), MEANS)
     assert failed.requests[0].key != request.key
     assert plan_weekly(replace(known, runs=()), Means(NOW + timedelta(days=7))).requests[0].key != request.key
+
+
+def test_the_weeks_run_answers_what_would_have_asked_early() -> None:
+    known = models(new=300, dataset=NEW, drifted={"may": "resolution"})
+    (early,), (request,) = plan_early(known, MEANS).requests, plan_weekly(known, MEANS).requests
+    assert set(early.causes) < set(request.causes)
+
+    cancelled = plan_early(replace(known, runs=(ended(CANCELLED, *request.causes),)), MEANS)
+    assert not cancelled.requests
+    assert "was cancelled" in cancelled.why
+    failed = plan_early(replace(known, runs=(ended(FAILED, *request.causes, hours=0.5),)), MEANS)
+    assert not failed.requests
+    assert "tried again from Sun 2026-11-22 03:30 UTC" in failed.why
+    # The gate refused its engine, and one delivery more has come.
+    grown = models(new=305, dataset="c" * 64, drifted=known.drifted, runs=(ended(DONE, *request.causes),))
+    assert not plan_early(grown, MEANS).requests
+    assert "did so" in plan_early(grown, MEANS).why
+
+
+def test_the_week_asks_whatever_became_of_the_early_causes_and_takes_no_settled_one_along() -> None:
+    known = models(new=300, dataset=NEW)
+    (early,) = plan_early(known, MEANS).requests
+    for state in (DONE, CANCELLED):
+        (request,) = plan_weekly(replace(known, runs=(ended(state, *early.causes),)), MEANS).requests
+        assert not set(early.causes) & set(request.causes), "or its failure would ask again for what was settled"
+    failed = ended(FAILED, *early.causes, hours=0.2)
+    (request,) = plan_weekly(replace(known, runs=(failed,)), MEANS).requests
+    assert set(early.causes) < set(request.causes)
+    (again,) = plan_weekly(replace(known, runs=(failed, ended(FAILED, *request.causes, hours=0.1))), MEANS).requests
+    assert again.key != request.key
+    assert not plan_weekly(replace(known, runs=(ended(DONE, *request.causes),)), MEANS).requests
+
+
+def test_two_hundred_causes_fit_into_the_index_over_tags_and_are_found_again() -> None:
+    drifted = {
+        f"a-delivery-with-a-rather-long-name-{number:03}-0123abcd": "resolution, aspect" for number in range(200)
+    }
+    known = models(new=300, dataset=NEW, drifted=drifted)
+    for found in (plan_early(known, MEANS), plan_weekly(known, MEANS)):
+        (request,) = found.requests
+        tags = request.tags(found.automation)
+        assert max(len(value.encode()) for value in tags.values()) <= MOST_BYTES
+        assert tags[REASON].startswith("30 % new images (300 beside 1,000) since the champion, version 4; a-delivery")
+        assert tags[REASON].endswith(f"; and {201 - tags[REASON].count(';')} more")
+        assert causes_in(tags) == request.causes
+        done = replace(known, runs=(ended(DONE, *causes_in(tags)),))
+        assert not plan_early(done, MEANS).requests
+        june = plan_early(replace(done, drifted={**drifted, "june": "aspect"}), MEANS)
+        assert june.requests[0].causes == ("drift:june",)
+
+
+def test_a_long_reason_is_cut_between_its_characters() -> None:
+    tags = run_tags("early_retraining", "願" * 5_000, ())
+    assert tags[REASON] == "願" * 332 + "…"
+    assert causes_in(tags) == ()
+    assert listed(["one", "two"]) == "one; two"
+    assert listed([]) == ""
 
 
 # ── causes and budget ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -21,7 +21,8 @@ from infra.database_url import LEGACY_DRIVER, with_driver
 from infra.settings import REPOSITORY
 from infra.sources import source_hash
 from orchestration.automation import gather, triggers
-from orchestration.automation.plan import plan_curation
+from orchestration.automation.plan import MOST, plan_curation
+from orchestration.definitions import defs
 
 pytestmark = pytest.mark.integration
 MANY, BAR_S = 10_000, 10.0
@@ -109,6 +110,25 @@ def materialised(instance: dg.DagsterInstance, asset: str, versions: dict[str, s
         connection.execute(text("ANALYZE event_logs, asset_event_tags"))
 
 
+_RUNS = """
+    WITH made AS (
+        INSERT INTO runs (run_id, pipeline_name, status, run_body)
+        SELECT p.name, t.pipeline_name, t.status, replace(t.run_body, 'a delivery', p.name)
+        FROM runs t, unnest(CAST(:names AS text[])) AS p(name) WHERE t.run_id = :run
+        RETURNING run_id
+    )
+    INSERT INTO run_tags (run_id, key, value) SELECT run_id, 'dagster/partition', run_id FROM made
+"""
+
+
+def ran(instance: dg.DagsterInstance, names: list[str]) -> None:
+    """A run of each of these deliveries: one by Dagster, the others copies of its rows."""
+    run = instance.create_run_for_job(defs.resolve_job_def("ingest"), tags={"dagster/partition": "a delivery"})
+    with instance.run_storage.connect() as connection:  # type: ignore[attr-defined]
+        connection.execute(text(_RUNS), {"run": run.run_id, "names": names})
+        connection.execute(text("ANALYZE runs, run_tags"))
+
+
 def test_each_look_takes_seconds(line: Line, instance: dg.DagsterInstance) -> None:
     from assets.deliveries import delivery_name
     from infra.catalog.ledger import DONE, Entry
@@ -141,6 +161,13 @@ def test_each_look_takes_seconds(line: Line, instance: dg.DagsterInstance) -> No
         assert str(again) == str(early)
         watched = timed("watch_deliveries", lambda: triggers.watch_deliveries(context))
     assert not watched.run_requests
+    # As if all had landed while the budget rested; of a third there was a run, which could not read them.
+    with line.catalog.engine.begin() as connection:
+        connection.execute(text("UPDATE deliveries SET state = 'open'"))
+    ran(instance, names[: MANY // 3])
+    with dg.build_sensor_context(instance=instance, resources={"line": line}) as context:
+        watched = timed("watch_deliveries, all unread", lambda: triggers.watch_deliveries(context))
+    assert [request.partition_key for request in watched.run_requests] == names[MANY // 3 :][:MOST]
     with dg.build_schedule_context(instance=instance, resources={"line": line}) as context:
         timed("weekly_retraining", lambda: triggers.weekly_retraining(context))
     growth = timed("growth", lambda: line.catalog.growth("old", [piece.slice for piece in line.catalog.pieces()]))
