@@ -6,13 +6,14 @@ Cluster   the Jobs that the launcher labels; their handles and logs lie in the o
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from infra.errors import BackdropError, nearest
+from infra.errors import BackdropError, ServiceError, nearest
 from infra.jobs.folder import JobFolder
 from infra.settings import Settings
 
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
 RUNNING, SUCCEEDED, FAILED, KILLED, UNREADABLE = "running", "succeeded", "failed", "killed", "unreadable"
 ENDED = frozenset({SUCCEEDED, FAILED, KILLED, UNREADABLE})
+PATIENCE_S = 60.0
+"""For so long a cluster or a store may be silent while a log is followed."""
 _TAIL_BYTES = 256_000
-_POLL_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,15 @@ class JobRow:
 
 
 class Place(Protocol):
-    """Where jobs run."""
+    """Where jobs run; `poll_s`: how often it may be asked. What does not answer raises ServiceError."""
+
+    @property
+    def poll_s(self) -> float: ...
 
     def rows(self) -> list[JobRow]: ...
+
+    def now(self, row: JobRow) -> JobRow | None:
+        """The same job as it is now; None where it is no more."""
 
     def read_log(self, row: JobRow, rank: int) -> bytes | None:
         """The end of what it printed; None where there is nothing (yet)."""
@@ -68,11 +76,17 @@ class Place(Protocol):
 class Here:
     """This machine."""
 
+    poll_s = 0.3
+
     def __init__(self, state: Path) -> None:
         self._state = state
 
     def rows(self) -> list[JobRow]:
         return [_row_of(JobFolder(path.parent)) for path in (self._state / "jobs").glob("*/handle.json")]
+
+    def now(self, row: JobRow) -> JobRow | None:
+        folder = JobFolder(Path(row.log).parent)
+        return _row_of(folder) if folder.handle.exists() else None
 
     def read_log(self, row: JobRow, rank: int) -> bytes | None:
         if rank:
@@ -95,11 +109,26 @@ class Here:
 class Cluster:
     """The cluster that the settings describe."""
 
+    poll_s = 3.0
+
     def __init__(self, api: Api, store: ObjectStore) -> None:
         self._api, self._store = api, store
 
     def rows(self) -> list[JobRow]:
-        return [self._row(job) for job in self._api.jobs()]
+        with _answering():
+            return [self._row(job) for job in self._api.jobs()]
+
+    def now(self, row: JobRow) -> JobRow | None:
+        from infra.jobs.kubernetes.api import Missing
+        from infra.jobs.kubernetes.handle import read_handle
+
+        with _answering():
+            handle = read_handle(self._store, row.key)
+            name = handle.job_name if handle is not None else row.process
+            try:
+                return self._row(self._api.job(name))
+            except Missing:  # the handle is written before its Job is made: that one may still be on the way
+                return row if handle is not None and not handle.ended and name != row.process else None
 
     def read_log(self, row: JobRow, rank: int) -> bytes | None:
         from infra.jobs.kubernetes.handle import read_handle
@@ -142,6 +171,17 @@ class Cluster:
         )
 
 
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """Raises ServiceError where the API server does not answer."""
+    from infra.jobs.kubernetes.api import Away
+
+    try:
+        yield
+    except Away as away:
+        raise ServiceError(f"the cluster does not answer: {away}", "run the same command again") from None
+
+
 def places(settings: Settings) -> list[Place]:
     """Everywhere that jobs may run."""
     found: list[Place] = [Here(settings.state)]
@@ -176,7 +216,10 @@ def find_job(where: Sequence[Place], key: str) -> tuple[Place, JobRow]:
 
 
 def log_lines(where: Sequence[Place], key: str, lines: int, rank: int, follow: bool) -> Iterator[str]:
-    """The last `lines` of a job's log and, with `follow`, what it prints until it has ended."""
+    """The last `lines` of a job's log and, with `follow`, what it prints until it has ended.
+
+    Raises ServiceError where nobody has answered for PATIENCE_S while it is followed.
+    """
     place, row = find_job(where, key)
     before = place.read_log(row, rank)
     if before is None and not follow:
@@ -184,13 +227,20 @@ def log_lines(where: Sequence[Place], key: str, lines: int, rank: int, follow: b
     seen = before or b""
     whole, _, rest = seen.rpartition(b"\n")
     yield from _text(whole).splitlines()[-lines:] if whole and lines else []
+    silent_since = None
     while follow and not row.ended:
-        time.sleep(_POLL_S)
+        time.sleep(place.poll_s)
         try:
-            _, row = find_job([place], row.key)
-        except BackdropError:  # deleted while it was followed
-            break
-        now = place.read_log(row, rank) or b""
+            found = place.now(row)
+            if found is None:  # deleted while it was followed
+                break
+            now = place.read_log(found, rank) or b""
+        except ServiceError:
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since >= PATIENCE_S:
+                raise
+            continue
+        row, silent_since = found, None
         rest += _news(seen, now)
         seen = now
         whole, _, rest = rest.rpartition(b"\n")
@@ -244,8 +294,9 @@ def _row_of(folder: JobFolder) -> JobRow:
 def _state_of(folder: JobFolder, handle: Handle) -> tuple[str, int | None, str]:
     """(state, exit code, what it said of it)."""
     exit = folder.read_exit(handle.launch)
+    if exit is None and handle.find_process() is not None:
+        return RUNNING, None, ""
+    exit = exit or folder.read_exit(handle.launch)  # it may have ended between the two
     if exit is not None:
         return (SUCCEEDED if exit.code == 0 else FAILED), exit.code, exit.what
-    if handle.find_process() is not None:
-        return RUNNING, None, ""
     return KILLED, None, "it ended without an exit: killed, or the machine went down"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from orchestration.automation import gather as asked
+from orchestration.check_results import newest_finished
 from orchestration.screen import plain
 from orchestration.status_models import aliases
 
@@ -44,7 +45,7 @@ def gather(line: Line, instance: dg.DagsterInstance, *, mlflow_up: bool) -> dict
         **aliases(line, mlflow_up=mlflow_up),
         "budget": _budget(line, instance),
         "automation": _automation(instance),
-        "alerts": [{name: one[name] for name in SHOWN} for one in listing.newest(ALERTS)],
+        "alerts": [{name: one[name] for name in SHOWN} for one in listing.newest(line.catalog, ALERTS)],
     }
 
 
@@ -170,9 +171,7 @@ def _failed_checks(instance: dg.DagsterInstance, made: Mapping[str, Made]) -> di
 
     keys = sorted(defs.resolve_asset_graph().asset_check_keys)
     found: dict[str, dict[str, list[str]]] = {}
-    for key, record in instance.event_log_storage.get_latest_asset_check_execution_by_key(keys).items():
-        if record.status.value not in ("SUCCEEDED", "FAILED"):
-            continue  # planned by a run that has not come to it
+    for key, record in newest_finished(instance, keys).items():
         event = record.event.dagster_event if record.event is not None else None
         one = made.get(key.asset_key.to_user_string())
         if event is None or event.event_specific_data is None or record.event is None or one is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import func, select, text, update
@@ -23,11 +23,18 @@ from infra.catalog.rows import Alert, AlertMessage
 
 _ALERTS, _MESSAGES = AlertRecord.__table__, AlertMessageRecord.__table__
 _LOCK = "backdrop alerts"
-# What still holds and was never told there: a destination that was added since hears of it too.
+# What still holds and was never told there: a destination that was added since hears of it too. So does one that has
+# taken something after a message was given up: it is there again.
 _JOIN = """
     UPDATE alerts SET waiting = waiting || to_jsonb(CAST(:name AS text))
-    WHERE ended_at IS NULL AND kind <> ALL(:once) AND NOT waiting ? :name AND NOT EXISTS
-        (SELECT 1 FROM alert_messages m WHERE m.destination = :name AND m.alerts @> to_jsonb(alerts.id))
+    WHERE ended_at IS NULL AND kind = ANY(:kinds) AND NOT waiting ? :name AND NOT EXISTS
+        (SELECT 1 FROM alert_messages m WHERE m.destination = :name AND m.alerts @> to_jsonb(alerts.id)
+            AND (m.sent_at IS NOT NULL OR m.written_at > :since OR m.written_at >=
+                coalesce((SELECT max(sent_at) FROM alert_messages WHERE destination = :name), '-infinity') - :tried))
+"""
+_DROP = """
+    UPDATE alerts SET waiting = waiting - CAST(:name AS text) WHERE waiting <> '[]' AND waiting ? :name
+        AND (ended_at < :before OR kind = ANY(:once) AND noticed_at < :before)
 """
 
 
@@ -66,10 +73,11 @@ class Alerts(CatalogDatabase):
         with self._transaction() as connection:
             return len(connection.execute(statement.returning(_ALERTS.c.id)).all())
 
-    def end_alerts(self, scope: str, still: Collection[str], now: datetime) -> int:
-        """Ends the open causes that begin with `scope` and are none of `still`; how many these were."""
+    def end_alerts(self, scope: str, kinds: Collection[str], still: Collection[str], now: datetime) -> int:
+        """Ends the open causes of these kinds that begin with `scope` and are none of `still`; how many these were."""
         c = _ALERTS.c
-        over = func.starts_with(c.cause, scope) & c.ended_at.is_(None) & c.cause.not_in(list(still))
+        open_ones = c.ended_at.is_(None) & c.kind.in_(list(kinds))
+        over = open_ones & func.starts_with(c.cause, scope) & c.cause.not_in(list(still))
         with self._transaction() as connection:
             return connection.execute(update(AlertRecord).where(over).values(ended_at=now)).rowcount
 
@@ -79,10 +87,17 @@ class Alerts(CatalogDatabase):
         with self._transaction() as connection:
             return set(connection.scalars(select(c.cause).where(c.cause.in_(list(causes)))))
 
-    def join_alerts(self, destination: str, once: Collection[str]) -> None:
-        """What is open waits for this destination too, unless it is of a kind that happens `once`."""
+    def join_alerts(self, destination: str, kinds: Collection[str], now: datetime, tried: timedelta) -> None:
+        """What is open of these kinds waits for this destination too. `tried`: how long a message is."""
+        values = {"name": destination, "kinds": sorted(kinds), "since": now - tried, "tried": tried}
         with self._transaction() as connection:
-            connection.execute(text(_JOIN), {"name": destination, "once": sorted(once)})
+            connection.execute(text(_JOIN), values)
+
+    def drop_waiting(self, destination: str, once: Collection[str], before: datetime) -> None:
+        """What was over before then waits for this destination no longer; of kinds that happen `once`, what was
+        noticed before."""
+        with self._transaction() as connection:
+            connection.execute(text(_DROP), {"name": destination, "once": sorted(once), "before": before})
 
     def waiting_alerts(self, destination: str) -> list[Alert]:
         """Those that no message to this destination is written for, oldest first."""
@@ -112,11 +127,11 @@ class Alerts(CatalogDatabase):
         query = select(*c).where(c.destination == destination, c.kind == kind, c.written_at > since)
         return self._messages(query.order_by(c.id))
 
-    def due_messages(self, destination: str, now: datetime, limit: int) -> list[AlertMessage]:
-        """Messages that are to be sent now, the one that has waited longest first."""
+    def due_messages(self, destination: str, since: datetime, now: datetime, limit: int) -> list[AlertMessage]:
+        """Messages that are to be sent now and were written after `since`, the one that has waited longest first."""
         c = _MESSAGES.c
-        query = select(*c).where(c.destination == destination, c.sent_at.is_(None), c.next_at <= now)
-        return self._messages(query.order_by(c.next_at, c.id).limit(limit))
+        query = select(*c).where(c.destination == destination, c.sent_at.is_(None), c.written_at > since)
+        return self._messages(query.where(c.next_at <= now).order_by(c.next_at, c.id).limit(limit))
 
     def messages_about(self, alerts: Collection[int]) -> list[AlertMessage]:
         """The messages about any of these alerts."""

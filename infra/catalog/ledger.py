@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import aliased
@@ -115,6 +115,13 @@ class Ledger(CatalogDatabase):
         """The rows that say where the alias was moved to, newest first; only those after row `since`."""
         c = _TABLE.c
         query = select(*_TABLE.columns).where(c.model == model, c.alias == alias, c.kind.in_(SETTLED), c.id > since)
+        return self._entries(query.order_by(c.id.desc()))
+
+    def entries_since(self, model: str, alias: str, at: datetime) -> list[Entry]:
+        """The alias's rows from the one on that had settled it at that time, newest first."""
+        c, mine = _TABLE.c, (_TABLE.c.model == model) & (_TABLE.c.alias == alias)
+        settled = select(c.id).where(mine, c.kind.in_(SETTLED), c.at < at).order_by(c.id.desc()).limit(1)
+        query = select(*_TABLE.columns).where(mine, c.id >= func.coalesce(settled.scalar_subquery(), 0))
         return self._entries(query.order_by(c.id.desc()))
 
     def open_intents(self, model: str, alias: str) -> list[Entry]:

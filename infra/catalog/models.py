@@ -364,6 +364,8 @@ class AlertRecord(Base):
     __table_args__ = (
         Index("uq_alerts_cause", "cause", unique=True, postgresql_where=text("ended_at IS NULL")),
         Index("ix_alerts_waiting", "id", postgresql_where=text("waiting <> '[]'")),
+        Index("ix_alerts_cause", "cause"),
+        Index("ix_alerts_open", "kind", postgresql_where=text("ended_at IS NULL")),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True)
@@ -380,11 +382,21 @@ class AlertRecord(Base):
 
 class AlertMessageRecord(Base):
     """One message to one destination, about one alert or, in a storm, many: written before it is sent for the first
-    time, and sent again until `sent_at` stands. `problem`: why the last try failed.
+    time, and sent again until `sent_at` stands or it is given up. `problem`: why the last try failed.
     """
 
     __tablename__ = "alert_messages"
-    __table_args__ = (Index("ix_alert_messages_due", "next_at", postgresql_where=text("sent_at IS NULL")),)
+    __table_args__ = (
+        Index("ix_alert_messages_due", "destination", "written_at", postgresql_where=text("sent_at IS NULL")),
+        Index("ix_alert_messages_taken", "destination", "sent_at"),
+        Index("ix_alert_messages_written", "destination", "kind", "written_at"),
+        Index(
+            "ix_alert_messages_alerts",
+            "alerts",
+            postgresql_using="gin",
+            postgresql_ops={"alerts": "jsonb_path_ops"},
+        ),
+    )
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True)
     destination: Mapped[str]

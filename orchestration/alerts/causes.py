@@ -26,9 +26,16 @@ class Kind(StrEnum):
 
 #: What happens and is over at once; everything else holds until it is seen to have ended.
 ONCE = frozenset({Kind.RUN_FAILED})
+HOLDING = frozenset(Kind) - ONCE
 
 #: How far the very first look goes back: who turns alerts on wants to hear of last night, not of last year.
 LOOK_BACK = timedelta(days=1)
+
+#: Looked at twice: clocks differ, and a failed run is marked as one that is tried again only after it has failed.
+OVERLAP = timedelta(minutes=10)
+
+#: How long a message is tried for; what was over for so long is no news to anybody.
+GIVE_UP = timedelta(days=3)
 
 #: What many of a kind are called.
 MANY = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.catalog.rows import Alert
 from infra.files import sha256_bytes
-from orchestration.alerts.causes import LOOK_BACK, Kind, Pages, Seen, cause, holding
+from orchestration.alerts.causes import LOOK_BACK, OVERLAP, Kind, Pages, Seen, cause, holding
 
 if TYPE_CHECKING:
     from infra.catalog import Catalog
@@ -20,23 +21,27 @@ REFUSED_SCOPE, TAINTED_SCOPE = "gate-refused:ledger:", "tainted:"
 
 def refusals(catalog: Catalog, models: Sequence[str], pages: Pages, memory: Mapping[str, Any], now: datetime) -> Seen:
     """What was asked of the registry and not done, since a day before the first look."""
+    from deploy.registry import CHALLENGER, CHAMPION
+
     first = datetime.fromisoformat(memory["first"]) if "first" in memory else now - LOOK_BACK
+    seen = datetime.fromisoformat(memory["seen"]) if "seen" in memory else first
     causes: list[Alert] = []
     current: set[str] = set()
-    for model in models:
-        found, holds = refused(catalog.entries(model), pages, first)
+    for model, alias in itertools.product(models, (CHALLENGER, CHAMPION)):
+        # What was asked before the move that the last look has seen is written down, and over.
+        found, holds = refused(catalog.entries_since(model, alias, seen - OVERLAP), pages, first)
         causes += found
         current |= holds
     # The moves of an alias are counted in a key, so one that has ended does not come again.
     known = catalog.written_causes([one.cause for one in causes])
     new = tuple(one for one in causes if one.cause not in known)
-    return Seen(REFUSED_SCOPE, new, frozenset(current), {"first": first.isoformat()})
+    return Seen(REFUSED_SCOPE, new, frozenset(current), {"first": first.isoformat(), "seen": now.isoformat()})
 
 
 def refused(rows: Sequence[Entry], pages: Pages, first: datetime) -> tuple[list[Alert], set[str]]:
     """One cause per version and reason between two moves of an alias; and the keys of those after the last move.
 
-    `rows`: a model's ledger, newest first. The same request night after night is one cause.
+    `rows`: of a model's ledger, newest first. The same request night after night is one cause.
     """
     from infra.catalog.ledger import REFUSED, SETTLED
 

@@ -14,17 +14,14 @@ from assets.curation.drift import CHECKS as DRIFT
 from assets.stage import latest_metadata
 from deploy.specs import CHECKS as EVALUATION
 from orchestration.alerts.causes import LOOK_BACK, Kind, Pages, Seen, cause, holding
+from orchestration.check_results import newest_finished, results_since
 
 GATE_SCOPE, PIXELS_SCOPE, DRIFT_SCOPE = "gate-refused:report:", "pixels:report:", "drift:"
 FALLBACK_SCOPE = "fallback:report:"
 REPORT, ENGINE, SHARDS = "evaluation_report", "tensorrt_engine", "filtered_shards"
 SETTLE = 3.0
 """Seconds for which a check's result rests before it is read: those of one run are written one after another."""
-_HISTORY = 200  # results of one check that are looked through
-_PLANNED = 20  # runs in a row that may have planned a check and not come to it
-_PARTITION = "dagster/partition"
 _PIXELS = ("product_identity", "photographs")
-_DONE = ("SUCCEEDED", "FAILED")
 
 
 @dataclass(frozen=True)
@@ -90,47 +87,75 @@ def violated(one: Verdict) -> bool:
 
 
 def drift(instance: dg.DagsterInstance, pages: Pages, memory: Mapping[str, Any], now: datetime) -> list[Seen]:
-    """Deliveries whose newest comparison with those before them has failed."""
-    # A result is written into the row that its run has planned, so no row's number tells of it; an event's does.
+    """Deliveries whose newest comparison with those before them has failed.
+
+    memory: mark      the newest event at the last look
+            before    at the look before it: what is read begins there, since an event's number is given before it can
+                      be seen
+            failing   delivery → the checks that its newest results failed
+    """
     mark = instance.event_log_storage.get_maximum_record_id() or 0
     if mark == memory.get("mark"):
         return []
     first = float(memory.get("first") or (now - LOOK_BACK).timestamp())
-    verdicts = [one for name in DRIFT for one in _history(instance, SHARDS, name) if one.at >= first]
+    verdicts = _drift_verdicts(instance, int(memory.get("before", 0)), first)
     if any(now.timestamp() - one.at < SETTLE for one in verdicts):
         return []
     verdicts = _with_deliveries(instance, verdicts)
-    seen = drift_causes(verdicts, pages)
-    # Who was not looked at this time, because hundreds were filtered since, drifts as before.
-    looked = {f"{DRIFT_SCOPE}{one.partition}" for one in verdicts}
-    current = (seen.current or frozenset()) | (frozenset(memory.get("open", ())) - looked)
-    return [replace(seen, current=current, memory={"mark": mark, "first": first, "open": sorted(current)})]
+    # Who was not compared since drifts as before.
+    failing = {delivery: set(names) for delivery, names in memory.get("failing", {}).items()}
+    for one in _newest_of_each(verdicts):
+        names = failing.setdefault(one.partition, set())
+        (names.discard if one.passed else names.add)(one.name)
+    failing = {delivery: names for delivery, names in failing.items() if names}
+    remembered = {
+        "mark": mark,
+        "before": int(memory.get("mark", 0)),
+        "first": first,
+        "failing": {delivery: sorted(names) for delivery, names in sorted(failing.items())},
+    }
+    current = frozenset(f"{DRIFT_SCOPE}{delivery}" for delivery in failing)
+    return [replace(drift_causes(verdicts, pages), current=current, memory=remembered)]
+
+
+def _drift_verdicts(instance: dg.DagsterInstance, after: int, first: float) -> list[Verdict]:
+    found = []
+    for entry in results_since(instance, after, first):
+        event = entry.dagster_event
+        result = event.asset_check_evaluation_data if event is not None else None
+        if result is not None and result.asset_key == dg.AssetKey(SHARDS) and result.check_name in DRIFT:
+            found.append(_verdict(result, entry.timestamp, entry.run_id))
+    return found
 
 
 def _with_deliveries(instance: dg.DagsterInstance, verdicts: Sequence[Verdict]) -> list[Verdict]:
     """A check's result that came with a materialisation says its delivery only by its run."""
+    from orchestration.automation.gather import partition_of
+
     wanted = sorted({one.run for one in verdicts if not one.partition})
     runs = instance.get_runs(dg.RunsFilter(run_ids=wanted)) if wanted else []
-    deliveries = {run.run_id: run.tags.get(_PARTITION, "") for run in runs}
+    deliveries = {run.run_id: partition_of(run.tags) for run in runs}
     return [one if one.partition else replace(one, partition=deliveries.get(one.run, "")) for one in verdicts]
 
 
-def drift_causes(verdicts: Collection[Verdict], pages: Pages, memory: Mapping[str, Any] | None = None) -> Seen:
+def drift_causes(verdicts: Collection[Verdict], pages: Pages) -> Seen:
     """One cause per delivery, from results of which the newest of each check counts."""
-    newest: dict[tuple[str, str], Verdict] = {}
-    for one in sorted(verdicts, key=lambda one: one.at):
-        newest[one.partition, one.name] = one
     drifted: dict[str, list[Verdict]] = defaultdict(list)
-    for (delivery, _), one in newest.items():
+    for one in _newest_of_each(verdicts):
         if not one.passed:
-            drifted[delivery].append(one)
+            drifted[one.partition].append(one)
     causes = []
     for delivery, failed in drifted.items():
         title = f"delivery {delivery} looks unlike those before: {', '.join(sorted(one.name for one in failed))}"
         detail = "\n".join(f"{one.name}: {evidence(one.metadata)}" for one in failed)
         links = {**pages.asset(SHARDS, delivery), **pages.run(failed[0].run)}
         causes.append(cause(Kind.DRIFT, f"{DRIFT_SCOPE}{delivery}", title, detail, _since(failed), links))
-    return holding(DRIFT_SCOPE, causes, memory)
+    return holding(DRIFT_SCOPE, causes)
+
+
+def _newest_of_each(verdicts: Collection[Verdict]) -> list[Verdict]:
+    """The newest of each delivery and check."""
+    return list({(one.partition, one.name): one for one in sorted(verdicts, key=lambda one: one.at)}.values())
 
 
 def _report_link(made: Mapping[str, Any] | None) -> dict[str, str]:
@@ -146,40 +171,20 @@ def _since(verdicts: Collection[Verdict]) -> datetime:
     return datetime.fromtimestamp(min(one.at for one in verdicts), UTC)
 
 
-def _keys(asset: str, names: Sequence[str]) -> list[dg.AssetCheckKey]:
-    return [dg.AssetCheckKey(dg.AssetKey(asset), name) for name in names]
-
-
 def _newest(instance: dg.DagsterInstance, asset: str, names: Sequence[str]) -> list[Verdict]:
-    storage, keys = instance.event_log_storage, _keys(asset, names)
-    found = []
-    for key, record in storage.get_latest_asset_check_execution_by_key(keys).items():
-        if record.status.value in _DONE:
-            found.append(_verdict(record))
-        else:  # planned by a run that may never come to it: the result before it counts
-            found += _history(instance, asset, key.name, _PLANNED)[:1]
-    there = [one for one in found if one is not None]
-    return sorted(there, key=lambda one: names.index(one.name))
+    keys = [dg.AssetCheckKey(dg.AssetKey(asset), name) for name in names]
+    found = newest_finished(instance, keys)
+    return [
+        _verdict(record.evaluation, record.event.timestamp, record.run_id or "", record.partition)
+        for record in (found[key] for key in keys if key in found)
+        if record.evaluation is not None and record.event is not None
+    ]
 
 
-def _history(instance: dg.DagsterInstance, asset: str, name: str, limit: int = _HISTORY) -> list[Verdict]:
-    """A check's results, newest first."""
-    key = _keys(asset, [name])[0]
-    records = instance.event_log_storage.get_asset_check_execution_history(key, limit=limit)
-    return [found for one in records if one.status.value in _DONE and (found := _verdict(one)) is not None]
-
-
-def _verdict(record: Any) -> Verdict | None:
-    """Of Dagster's AssetCheckExecutionRecord, which it does not export."""
-    found = record.evaluation
-    if found is None or record.event is None:
-        return None
-    metadata = {name: value.value for name, value in found.metadata.items()}
-    error = found.severity == dg.AssetCheckSeverity.ERROR
-    partition = record.partition or getattr(found, "partition", None) or ""
-    return Verdict(
-        found.check_name, found.passed, error, metadata, record.event.timestamp, record.run_id or "", partition
-    )
+def _verdict(result: dg.AssetCheckEvaluation, at: float, run: str, partition: str | None = None) -> Verdict:
+    metadata = {name: value.value for name, value in result.metadata.items()}
+    error = result.severity == dg.AssetCheckSeverity.ERROR
+    return Verdict(result.check_name, result.passed, error, metadata, at, run, partition or result.partition or "")
 
 
 def evidence(metadata: Mapping[str, Any]) -> str:

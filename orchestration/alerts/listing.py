@@ -14,17 +14,16 @@ from rich.table import Table
 
 from infra.errors import BackdropError
 from infra.settings import Settings
+from orchestration.alerts.causes import GIVE_UP
 
 if TYPE_CHECKING:
+    from infra.catalog.alerts import Alerts
     from infra.catalog.rows import Alert, AlertMessage
     from infra.notify import Notice
 
 
-def newest(limit: int) -> list[dict[str, Any]]:
+def newest(catalog: Alerts, limit: int) -> list[dict[str, Any]]:
     """The newest alerts as plain values, newest first, with what became of each message."""
-    from assets.line import Line
-
-    catalog = Line().catalog
     found = catalog.newest_alerts(limit)
     messages = catalog.messages_about([one.id for one in found])
     return [_row(one, [message for message in messages if one.id in message.alerts]) for one in found]
@@ -32,13 +31,14 @@ def newest(limit: int) -> list[dict[str, Any]]:
 
 def show_alerts(settings: Settings, console: Console, limit: int) -> list[dict[str, Any]]:
     """The command; returns what it shows."""
+    from assets.line import Line
     from orchestration.alerts.causes import ONCE
     from orchestration.alerts.sensor import NOWHERE
     from orchestration.services import services
 
     with services(settings, console) as environment:
         os.environ.update(environment)
-        rows = newest(limit)
+        rows = newest(Line().catalog, limit)
     if not (settings.alert_webhook or settings.alert_email):
         console.print(f"[yellow]{escape(NOWHERE)}[/yellow]", highlight=False)
     if not rows:
@@ -106,7 +106,8 @@ def _told(message: AlertMessage) -> str:
     if message.sent_at is not None:
         return f"{message.destination}{many}"
     tries = f", tried {message.attempts} times: {message.problem}" if message.attempts else ""
-    return f"{message.destination}{many}: not yet{tries}"
+    given_up = datetime.now(UTC) - message.written_at >= GIVE_UP
+    return f"{message.destination}{many}: {'given up' if given_up else 'not yet'}{tries}"
 
 
 def _short(at: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets.line import Line
-from orchestration.alerts.causes import Pages, Seen
+from orchestration.alerts.causes import HOLDING, Pages, Seen
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -28,9 +28,12 @@ Look = Callable[[Mapping[str, Any]], list[Seen]]
     description="Tells by webhook and e-mail what somebody has to know (docs/runbook.md). On where one is configured.",
 )
 def alerts(context: dg.SensorEvaluationContext, line: dg.ResourceParam[Line]) -> dg.SensorResult | dg.SkipReason:
-    """One go. What a source has written down is never lost; one that does not answer is asked again next time."""
+    """One go. What a source has written down is never lost; one that does not answer is asked again next time.
+
+    What is due is sent before anything is looked at: a source that takes its time keeps no message back.
+    """
     from infra.notify import destinations
-    from orchestration.alerts.telling import tell
+    from orchestration.alerts.telling import SECONDS, tell
 
     targets = destinations(line.settings)
     if not targets:
@@ -41,8 +44,11 @@ def alerts(context: dg.SensorEvaluationContext, line: dg.ResourceParam[Line]) ->
             return dg.SkipReason("another one is at it")
         memory = json.loads(context.cursor or "{}")
         names = [target.name for target in targets]
+        told = tell(line.catalog, targets, pages, lambda: datetime.now(UTC), SECONDS / 2)
         said, memory = notice(line, context.instance, pages, names, memory, datetime.now(UTC))
-        said.append(tell(line.catalog, targets, pages, lambda: datetime.now(UTC)))
+        there = [target for target in targets if target.name not in told.away]
+        told += tell(line.catalog, there, pages, lambda: datetime.now(UTC), SECONDS / 2)
+        said.append(str(told))
     return dg.SensorResult(skip_reason="; ".join(said), cursor=json.dumps(memory))
 
 
@@ -69,7 +75,7 @@ def notice(
         for one in seen:
             begun += line.catalog.begin_alerts(one.causes, waiting, now)
             if one.current is not None:
-                line.catalog.end_alerts(one.scope, one.current, now)
+                line.catalog.end_alerts(one.scope, HOLDING, one.current, now)
             if one.memory:
                 remembered[name] = dict(one.memory)
     return [f"{begun} new causes", *said], remembered
@@ -90,7 +96,7 @@ def sources(line: Line, instance: dg.DagsterInstance, pages: Pages, now: datetim
         yield "champion", lambda _: [champion.tainted(catalog, uri, models, pages, now)]
     yield "budget", lambda _: [budget.budget(line, instance, pages, now)]
     for url in filter(None, (part.strip() for part in (settings.studio_url or "").split(","))):
-        yield f"studio {url}", lambda _, url=url: studio.studio(studio.read(url), url, now)  # type: ignore[misc]
+        yield f"studio {url}", lambda memory, url=url: studio.studio(studio.read(url), url, memory, now)  # type: ignore[misc]
 
 
 def pages_of(settings: Settings) -> Pages:

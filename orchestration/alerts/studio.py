@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 import urllib.request
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 from infra.errors import ServiceError
 from infra.notify import is_here, within
-from orchestration.alerts.causes import Kind, Seen, cause, holding
+from orchestration.alerts.causes import Kind, Seen, cause
 
 FALLBACK, VIOLATED = "engine_fallback_total", "product_pixels_violated_total"
 _STARTED = "product_pixels_violated_created"  # by which one process of the studio is told from the next
+GONE = timedelta(hours=1)
+"""A process of the studio that has not answered for so long is no more."""
 _SECONDS = 5.0
 _LONGEST = 1 << 20
 _LINE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{[^}]*\})? ([^ ]+)")
@@ -46,18 +49,31 @@ def read(url: str) -> dict[str, float]:
         raise ServiceError(f"the studio at {url} does not answer: {error}", "see docs/runbook.md#studio") from None
 
 
-def studio(counted: Mapping[str, float], url: str, now: datetime) -> list[Seen]:
-    """What has been counted since this process of the studio began. One more is another cause: it came again."""
+def studio(counted: Mapping[str, float], url: str, memory: Mapping[str, Any], now: datetime) -> list[Seen]:
+    """What has been counted since this process of the studio began. One more is another cause: it came again.
+
+    Several processes may answer at one address in turn. What one has counted holds until it has not answered for GONE.
+    memory: processes   when it began → what it counted, and when it answered last
+    """
     began = counted.get(_STARTED, 0.0)
     since = datetime.fromtimestamp(began, UTC) if began else now
+    processes = {
+        process: known
+        for process, known in memory.get("processes", {}).items()
+        if now - datetime.fromisoformat(known["at"]) < GONE
+    }
+    numbers = {name: int(counted.get(name, 0.0)) for name in (FALLBACK, VIOLATED)}
+    processes[str(int(began))] = {**numbers, "at": now.isoformat()}
     seen = []
     for name, kind, said in (
         (FALLBACK, Kind.FALLBACK, "the studio has opened an engine on ONNX Runtime in place of TensorRT"),
         (VIOLATED, Kind.PIXELS, "the studio has counted answers whose product pixels were not the input's"),
     ):
-        scope = f"{'fallback' if kind == Kind.FALLBACK else 'pixels'}:studio:{url}:"
-        number = int(counted.get(name, 0.0))
+        # No address has a space in it: none is the beginning of another one's scope.
+        scope = f"{'fallback' if kind == Kind.FALLBACK else 'pixels'}:studio:{url} "
+        number = numbers[name]
         detail = f"{name} is {number} since {since:%Y-%m-%d %H:%M} UTC"
         found = [cause(kind, f"{scope}{int(began)}:{number}", said, detail, now, {"studio": url})] if number else []
-        seen.append(holding(scope, found))
+        current = {f"{scope}{process}:{known[name]}" for process, known in processes.items() if known[name]}
+        seen.append(Seen(scope, tuple(found), frozenset(current), {"processes": processes}))
     return seen

@@ -2,7 +2,7 @@
 
 alerts that wait ─► fold: one by one, or a storm as one ─► written down ─► sent ─► marked as sent
                                                                 ▲           │
-                                                                └─ later ◄──┘ not taken
+                                                                └─ later ◄──┘ not taken, for three days
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from infra.catalog.rows import Alert, AlertMessage
 from infra.errors import BackdropError
 from infra.notify import Destination, NotDelivered, Notice
-from orchestration.alerts.causes import ONCE, Pages
+from orchestration.alerts.causes import GIVE_UP, HOLDING, ONCE, Pages
 from orchestration.alerts.wording import notice_of
 
 if TYPE_CHECKING:
@@ -30,9 +31,10 @@ SINGLES = 5
 """So many alerts of a kind are told one by one within an hour; more of them are a storm."""
 GATHER = timedelta(minutes=15)
 """How long the first of a storm waits for others."""
+SECONDS = 30.0
+"""For all sending of one go: Dagster ends a sensor after a minute."""
 _FIRST_WAIT, _LONGEST_WAIT = timedelta(seconds=30), HOUR
 _AT_ONCE = 20  # messages to one destination in one go
-_SECONDS = 30.0  # for all sending of one go: Dagster ends a sensor after a minute
 
 
 def fold(waiting: Sequence[Alert], singles: int, digest: datetime | None, now: datetime) -> list[list[Alert]]:
@@ -54,25 +56,49 @@ def wait_after(attempts: int, asked: float = 0.0) -> timedelta:
     return min(max(doubled, timedelta(seconds=asked)), _LONGEST_WAIT)
 
 
-def tell(catalog: Alerts, targets: Sequence[Destination], pages: Pages, clock: Callable[[], datetime]) -> str:
-    """Writes what has to be written and sends what is due; what came of it, in words."""
-    sent = failed = 0
-    until = time.monotonic() + _SECONDS
+@dataclass(frozen=True)
+class Told:
+    """What came of sending. `away`: the destinations that take nothing now."""
+
+    sent: int = 0
+    failed: int = 0
+    away: frozenset[str] = frozenset()
+
+    def __add__(self, other: Told) -> Told:
+        return Told(self.sent + other.sent, self.failed + other.failed, self.away | other.away)
+
+    def __str__(self) -> str:
+        again = f", {self.failed} not taken: they are tried again" if self.failed else ""
+        return f"{self.sent} messages sent{again}"
+
+
+def tell(
+    catalog: Alerts,
+    targets: Sequence[Destination],
+    pages: Pages,
+    clock: Callable[[], datetime],
+    seconds: float = SECONDS,
+) -> Told:
+    """Writes what has to be written and sends what is due, for so many seconds."""
+    told = Told()
+    until = time.monotonic() + seconds
     for target in targets:
         write(catalog, target.name, pages, clock())
-        for message in catalog.due_messages(target.name, clock(), _AT_ONCE):
+        for message in catalog.due_messages(target.name, clock() - GIVE_UP, clock(), _AT_ONCE):
             if time.monotonic() > until:
                 break
             problem = deliver(catalog, target, message, clock)
-            sent, failed = (sent + 1, failed) if problem is None else (sent, failed + 1)
-            if problem is not None and problem.away:
-                break  # the others would only wait for the same silence
-    return f"{sent} messages sent" + (f", {failed} not taken: they are tried again" if failed else "")
+            told += Told(sent=1) if problem is None else Told(failed=1)
+            if problem is not None and problem.away:  # the others would only wait for the same silence
+                told += Told(away=frozenset({target.name}))
+                break
+    return told
 
 
 def write(catalog: Alerts, destination: str, pages: Pages, now: datetime) -> None:
     """Writes the messages that are due to a destination; nothing is sent yet."""
-    catalog.join_alerts(destination, ONCE)
+    catalog.drop_waiting(destination, ONCE, now - GIVE_UP)
+    catalog.join_alerts(destination, HOLDING, now, GIVE_UP)
     by_kind: dict[str, list[Alert]] = defaultdict(list)
     for alert in catalog.waiting_alerts(destination):
         by_kind[alert.kind].append(alert)

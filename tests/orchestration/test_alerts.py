@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -23,106 +22,19 @@ from deploy.registry import CHAMPION, Registry
 from deploy.specs import CHECKS
 from infra.bundles import write_bundle
 from infra.catalog import Catalog
-from infra.catalog.rows import Alert
 from infra.errors import BackdropError
 from infra.notify import Webhook, destinations
-from infra.settings import REPOSITORY, Settings
+from infra.settings import Settings
 from infra.shards import FILTERED_COLUMNS, make_version, write_slice
 from orchestration.alerts import checks, runs
-from orchestration.alerts.causes import FIRST, MANY, Kind, Pages, plain
-from orchestration.alerts.champion import taints
+from orchestration.alerts.causes import FIRST, Kind
 from orchestration.alerts.listing import newest
 from orchestration.alerts.sensor import alerts, pages_of
-from orchestration.alerts.studio import counters, studio
-from orchestration.alerts.telling import GATHER, HOUR, SINGLES, fold, tell, wait_after
+from orchestration.alerts.telling import HOUR, tell
 from orchestration.promoting import ENGINE, Command, carry_out
 from tests.deploy.promoting import end_of, in_process
 from tests.infra.receivers import Hook, Mailbox, mail_server, webhook
-
-PAGES = Pages("http://dagster", "http://mlflow", "https://wiki/runbook.md")
-NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
-
-
-# ── what needs no services ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def alert(number: int, at: datetime = NOON, kind: Kind = Kind.RUN_FAILED) -> Alert:
-    return Alert(f"{kind}:{number}", kind, f"number {number}", "", at, noticed_at=at, id=number)
-
-
-def test_a_few_alerts_are_told_one_by_one_and_many_as_one() -> None:
-    few, many = [alert(k) for k in range(SINGLES)], [alert(k) for k in range(100)]
-    assert fold([], 0, None, NOON) == []
-    assert fold(few, 0, None, NOON) == [[one] for one in few]
-    assert fold(many, 0, None, NOON) == [many]
-    assert fold(many, 0, NOON - timedelta(minutes=59), NOON) == [], "the next digest waits for its hour"
-    assert fold(few[:1], SINGLES, None, NOON) == [], "it waits for others"
-    assert fold(few[:1], SINGLES, None, NOON + GATHER) == [few[:1]]
-
-
-def test_a_hundred_in_an_hour_are_few_messages_and_none_is_left_out() -> None:
-    """As the sensor sees them: one every 36 seconds, looked at twice a minute."""
-    waiting: list[Alert] = []
-    told: list[tuple[datetime, list[Alert]]] = []
-    for tick in range(400):
-        now = NOON + timedelta(seconds=30 * tick)
-        waiting += [alert(k, now) for k in range(100) if tick * 30 <= k * 36 < tick * 30 + 30]
-        recent = [(at, group) for at, group in told if at > now - HOUR]
-        digests = [at for at, group in recent if len(group) > 1]
-        groups = fold(waiting, sum(len(g) == 1 for _, g in recent), digests[-1] if digests else None, now)
-        for group in groups:
-            told.append((now, group))
-            waiting = [one for one in waiting if one not in group]
-    assert waiting == []
-    assert sorted(one.id for _, group in told for one in group) == list(range(100))
-    assert len(told) <= SINGLES + 3
-
-
-def test_waits_grow_to_an_hour() -> None:
-    waits = [wait_after(attempts) for attempts in range(1, 30)]
-    assert waits[:4] == [timedelta(seconds=30 * 2**k) for k in range(4)]
-    assert waits == sorted(waits)
-    assert waits[-1] == timedelta(hours=1)
-    assert wait_after(1, 600) == timedelta(seconds=600)
-    assert wait_after(1, 1e9) == timedelta(hours=1)
-
-
-def test_a_text_holds_no_password() -> None:
-    assert plain("cannot reach postgresql://anna:s3cret@db:5432/x", 200) == "cannot reach postgresql://db:5432/x"
-    assert plain("a\x1b[31mb\x00", 20) == "a [31mb"
-    assert len(plain("x" * 500, 100)) == 100
-
-
-def test_one_cause_for_each_takedown() -> None:
-    found = taints(
-        ENGINE, "4", ["takedown 3: sold; gone", "gone", "takedown 7: licence", "takedown 3: sold"], PAGES, NOON
-    )
-    assert [one.cause for one in found] == [f"tainted:{ENGINE}:4:3", f"tainted:{ENGINE}:4:7"]
-    assert found[0].detail == "takedown 3: sold; gone"
-
-
-def test_what_a_studio_counts_is_a_cause_of_its_own_each_time() -> None:
-    page = (
-        '# HELP x y\nengine_fallback_total 0.0\nproduct_pixels_violated_total{task="fill"} 1.0\n'
-        'product_pixels_violated_total{task="erase"} 1.0\nproduct_pixels_violated_created 1700000000.5\nnot a line\n'
-    )
-    fallback, pixels = studio(counters(page), "http://s", NOON)
-    assert fallback.causes == ()
-    assert fallback.current == frozenset()
-    assert [one.cause for one in pixels.causes] == ["pixels:studio:http://s:1700000000:2"]
-    assert pixels.causes[0].kind == Kind.PIXELS
-
-
-def test_every_kind_is_worded_and_has_its_section_in_the_runbook() -> None:
-    assert set(FIRST) == set(MANY) == set(Kind)
-    text = (REPOSITORY / "docs" / "runbook.md").read_text()
-    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^### (.*)$", text, re.MULTILINE)}
-    assert set(Kind) <= headings
-
-
-def test_the_sensor_is_off_until_there_is_somewhere_to_tell() -> None:
-    assert alerts.default_status == dg.DefaultSensorStatus.STOPPED
-
+from tests.orchestration.alerting import PAGES, alert
 
 # ── a world ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -310,7 +222,7 @@ def test_a_refusal_is_told_once_until_the_alias_moves(world: World) -> None:
     assert world.tick() == []
     world.champion()
     assert world.tick() == []
-    assert newest(1)[0]["ended_at"] is not None
+    assert newest(world.line.catalog, 1)[0]["ended_at"] is not None
     with pytest.raises(BackdropError, match="is tainted"):
         carry_out(world.line, Command("promote", ENGINE, first, reason="again"))
     assert [one["kind"] for one in world.tick()] == ["gate-refused"], "it ended and came again"
@@ -332,7 +244,7 @@ def test_a_report_that_refuses_its_engine(world: World) -> None:
     assert world.tick() == []
     world.assets("evaluation_report", CHECKS, {})
     assert world.tick() == []
-    assert newest(1)[0]["ended_at"] is not None
+    assert newest(world.line.catalog, 1)[0]["ended_at"] is not None
 
 
 @pytest.mark.integration
@@ -387,7 +299,7 @@ def test_what_the_studio_counts(world: World, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("BACKDROP_STUDIO_URL", "http://127.0.0.1:1")
     assert world.tick() == []
     assert "cannot be looked at" in world.said[-1]
-    assert newest(1)[0]["ended_at"] is None, "silence is no end"
+    assert newest(world.line.catalog, 1)[0]["ended_at"] is None, "silence is no end"
 
 
 @pytest.mark.integration
@@ -462,11 +374,11 @@ def test_a_champion_that_has_seen_what_was_taken_down(world: World) -> None:
     world.registry.taint(ENGINE, bundle, order.why)
     line.catalog.finish_takedown(order.id, {})
     assert world.tick() == [], "its tag says the same"
-    assert newest(1)[0]["ended_at"] is None
+    assert newest(world.line.catalog, 1)[0]["ended_at"] is None
     carry_out(world.line, Command("rollback", ENGINE, reason="tainted"))
     assert world.registry.aliases(ENGINE)[CHAMPION] == clean
     assert world.tick() == []
-    assert newest(1)[0]["ended_at"] is not None
+    assert newest(world.line.catalog, 1)[0]["ended_at"] is not None
 
 
 @pytest.mark.integration
@@ -523,7 +435,7 @@ def test_a_receiver_that_is_away_gets_everything_when_it_is_back(world: World) -
     assert world.hook.answers == []
     assert len(world.hook.posts) == 2
     assert len(set(world.hook.keys())) == 2
-    assert [row["told"] for row in newest(2)] == ["webhook", "webhook"]
+    assert [row["told"] for row in newest(world.line.catalog, 2)] == ["webhook", "webhook"]
 
 
 @pytest.mark.integration
@@ -532,7 +444,7 @@ def test_what_a_receiver_refuses_does_not_keep_the_next_one(world: World) -> Non
     fail(world)
     fail(world)
     assert len(world.tick()) == 1
-    [second, first] = newest(2)
+    [second, first] = newest(world.line.catalog, 2)
     assert first["told"] == "webhook: not yet, tried 1 times: 127.0.0.1 answers 400"
     assert second["told"] == "webhook"
 
@@ -645,6 +557,18 @@ def test_without_a_destination_it_says_so(world: World, monkeypatch: pytest.Monk
     fail(world)
     assert world.tick() == []
     assert "BACKDROP_ALERT_WEBHOOK" in world.said[-1]
+
+
+@pytest.mark.integration
+def test_the_status_asks_the_catalog_that_it_has(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orchestration.status_gathered import gather
+
+    fail(world)
+    world.tick()
+    line = world.line
+    assert line.catalog.newest_alerts(1)
+    monkeypatch.setenv("BACKDROP_CATALOG_URL", "postgresql://nobody@127.0.0.1:1/none")
+    assert gather(line, world.instance, mlflow_up=True)["alerts"][0]["kind"] == "run-failed"
 
 
 @pytest.mark.integration
