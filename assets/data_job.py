@@ -20,9 +20,13 @@ from assets.stage import Stage, committed, job_key, log_of, output_prefix, prese
 from infra.errors import BackdropError
 from infra.files import sha256_bytes
 from infra.jobs.spec import JobResult, JobSpec
+from infra.mlflow_server import wait_for_mlflow
 from infra.sources import source_hash
 
 log = logging.getLogger(__name__)
+
+PATIENCE_S = 20.0
+"""For an MLflow that still starts."""
 
 
 def materialize(
@@ -103,6 +107,7 @@ def _seen_in_mlflow(
     if not line.settings.mlflow_uri:
         return {}
     try:
+        wait_for_mlflow(line.settings, PATIENCE_S)
         record = _recorded(context, line, stage, version, output, result)
     except BackdropError as error:
         log.warning("MLflow does not show %s: %s", output, error)

@@ -8,10 +8,11 @@ import dagster as dg
 import pytest
 from sqlalchemy import text
 
+from assets import data_job
 from assets.data_job import materialize
 from assets.deliveries import delivery_name, sample_delivery
 from assets.line import Line
-from assets.stage import Stage, committed, output_prefix, present, upstream_of
+from assets.stage import Stage, committed, latest_metadata, output_prefix, present, upstream_of
 from assets.training_job import chosen_section
 from assets.versions import data_version
 from infra.catalog import SightingRow
@@ -87,6 +88,24 @@ def test_what_prepares_a_result_is_not_taken_for_it(line: Line) -> None:
     found = committed(line, output_prefix("filtered_shards", stage.version, None))
     assert found is not None
     assert found.data == {"by": "filter"}
+
+
+def test_without_mlflow_a_data_asset_is_made_all_the_same(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_job, "PATIENCE_S", 0.1)
+    line.__dict__["settings"] = line.settings.model_copy(update={"mlflow_uri": "http://127.0.0.1:9"})
+    line.__dict__["launcher"] = Lender(line)
+    stage = Stage("raw_images", "assets.curation", "ingest", "assets.curation.ingest", {}, {})
+
+    @dg.asset(name="raw_images")
+    def made(context):  # type: ignore[no-untyped-def]
+        return materialize(context, line, stage, lambda output: JobSpec(store=line.store.uri, output=output))
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert dg.materialize([made], instance=instance).success
+        said = latest_metadata(instance, "raw_images")
+    assert said is not None
+    assert said["data_version"] == stage.version
+    assert "MLflow run" not in said
 
 
 def test_an_input_that_is_missing_or_gone_is_named(line: Line) -> None:

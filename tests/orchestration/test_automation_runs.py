@@ -20,6 +20,7 @@ from rich.console import Console
 from assets.deliveries import deliveries
 from assets.line import Line
 from assets.owner import process_tags
+from assets.stage import latest_metadata
 from infra.settings import REPOSITORY, Settings
 from orchestration import stale
 from orchestration.automation import gather
@@ -130,6 +131,21 @@ def test_a_backfill_makes_one_run_of_each_delivery_and_they_queue(
     for (began, ended), (next_began, _) in itertools.pairwise(spans):
         assert 0 < began < ended <= next_began, "dagster.yaml lets one run go at a time"
     assert {row.name: row.state for row in line.catalog.list_deliveries()} == dict.fromkeys(names, "filtered")
+    for name in names:
+        _is_seen_in_mlflow(line, instance, name)
+
+
+def _is_seen_in_mlflow(line: Line, instance: dg.DagsterInstance, delivery: str) -> None:
+    from mlflow import MlflowClient
+
+    said = latest_metadata(instance, "filtered_shards", delivery)
+    assert said is not None
+    client = MlflowClient(str(line.settings.mlflow_uri))
+    run = client.get_run(str(said["MLflow run"]).rpartition("/")[2])
+    assert run.data.metrics["images_kept"] == said["images_kept"]
+    assert run.data.params["delivery"] == delivery
+    assert "small/funnel.png" in [one.path for one in client.list_artifacts(run.info.run_id, "small")]
+    assert run.info.run_id in str(said["Funnel"])
 
 
 def test_a_killed_run_leaves_the_pool_to_the_next(instance: dg.DagsterInstance) -> None:
