@@ -14,15 +14,17 @@ from infra.database import Postgres, ensure_postgres, remove_postgres
 from infra.object_store import DirectoryStore, ObjectStore
 
 _numbers = itertools.count()
-_LONGEST = ("tests/line/",)
+_SHARED = ("finished", "playing", "server")
+"""Fixtures that take long to set up and serve the tests of several files."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For two workers: a file's tests share what they set up, those of one finished line do, and the longest begin."""
+    """For two workers: tests that share a set-up go to one of them, and those of the line, the longest, begin."""
     for item in items:
-        shared = "finished" if "finished" in getattr(item, "fixturenames", ()) else item.nodeid.split("::")[0]
+        of_test = getattr(item, "fixturenames", ())
+        shared = next((name for name in _SHARED if name in of_test), item.nodeid.split("::")[0])
         item.add_marker(pytest.mark.xdist_group(shared))
-    items.sort(key=lambda item: not item.nodeid.startswith(_LONGEST))
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/line/"))
 
 
 @pytest.fixture(scope="session")

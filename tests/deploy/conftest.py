@@ -1,10 +1,17 @@
-"""A small world for the deploy room: random models, a dataset version of drawn pictures, one exported engine."""
+"""A small world for the deploy room: random models, a dataset version of drawn pictures, one exported engine.
+
+Besides it a registry with four versions to promote, and a recorder in TensorRT's place.
+"""
 
 from __future__ import annotations
 
 import base64
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +19,16 @@ import pytest
 import torch
 
 from deploy.manifest import CatalogRow, Trust
+from deploy.registry import Registry
+from infra.catalog import Catalog
+from infra.database import Postgres
 from infra.images import encode_jpeg, encode_png
 from infra.jobs.program import JobContext
 from infra.jobs.spec import JobResult, JobSpec
 from infra.object_store import ObjectStore, open_store
 from infra.shards import FILTERED_COLUMNS, make_version, write_slice
+from tests.deploy.promoting import MODEL
+from tests.deploy.trt_recorder import Recorder
 
 SIZE = 32
 
@@ -124,3 +136,56 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     known = CatalogRow(asset="tensorrt_engine", data_version="test", dataset_version=world.dataset)
     trust = Trust(keys=(signer.public,), rows={engine: known})
     return World(**{**vars(world), "exported": exported, "trust": trust})
+
+
+@pytest.fixture(scope="package")
+def server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an MLflow server on a database of its own, with four versions of the engine."""
+    import psycopg
+
+    from infra.database_url import LEGACY_DRIVER
+    from infra.mlflow_server import ensure_mlflow, stop_mlflow, wait_for_mlflow
+    from infra.services import Endpoints
+
+    state = tmp_path_factory.mktemp("promotion")
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {state.name}".encode())
+    uri = ensure_mlflow(state, postgres.url(state.name, LEGACY_DRIVER))
+    wait_for_mlflow(Endpoints("", "", "", uri, state))
+    registry = Registry(uri)
+    for number in range(1, 5):
+        assert registry.register(MODEL, f"{number:064x}") == str(number)
+    yield uri
+    stop_mlflow(state)
+
+
+@pytest.fixture
+def registry(server: str) -> Registry:
+    """Four versions, no alias, no tag of an earlier test."""
+    found = Registry(server)
+    for alias in found.aliases(MODEL):
+        found.drop_alias(MODEL, alias)
+    return found
+
+
+@pytest.fixture
+def catalog(catalog_url: str) -> Iterator[Catalog]:
+    catalog = Catalog(catalog_url)
+    yield catalog
+    catalog.close()
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Puts a recorder in tensorrt's place, and the CPU in CUDA's."""
+
+    def install(recorder: Recorder) -> Recorder:
+        monkeypatch.setitem(sys.modules, "tensorrt", recorder.module)
+        return recorder
+
+    empty = torch.empty
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: SimpleNamespace(cuda_stream=7, synchronize=lambda: None))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+    monkeypatch.setattr(torch, "empty", lambda *size, device=None, **rest: empty(*size, **rest).zero_())
+    return install

@@ -1,4 +1,4 @@
-"""A registry on a real MLflow server, and processes that promote on it and are killed at a chosen step."""
+"""Requests, what holds after each, and processes that promote and are killed at a chosen step."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from deploy.approvals import Actor
 from deploy.promotion import Request
+from deploy.reconciliation import reconcile
 from deploy.registry import REGISTERED_NAMES, Registry
 from infra.catalog import Catalog
 
@@ -21,6 +22,17 @@ ANNA = Actor("anna")
 
 def request(version: str, reason: str = "better", **fields: Any) -> Request:
     return Request(MODEL, version, fields.pop("actor", ANNA), reason, **fields)
+
+
+def agree(registry: Registry, catalog: Catalog) -> None:
+    """After one more command, alias and ledger say the same, and every intent is closed by one row."""
+    reconcile(registry, catalog, MODEL)
+    aliases = registry.aliases(MODEL)
+    settled = catalog.settled(MODEL, "champion")
+    assert aliases.get("champion") == (settled[0].to_version if settled else None)
+    assert aliases.get("previous") == (settled[0].from_version if settled else None)
+    assert catalog.open_intents(MODEL, "champion") == []
+    assert reconcile(registry, catalog, MODEL) == []
 
 
 class Counted:

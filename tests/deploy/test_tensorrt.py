@@ -1,14 +1,7 @@
-"""TensorRT without TensorRT: the calls against a recorder, every name against the bindings of both releases."""
+"""TensorRT without TensorRT: its calls against a recorder."""
 
 from __future__ import annotations
 
-import ast
-import os
-import subprocess
-import sys
-import zipfile
-from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
-from onnx import TensorProto, helper, numpy_helper
 
 from deploy.engines import plans
 from deploy.engines.model import OnnxModel
@@ -35,48 +26,9 @@ from infra.bundles import open_bundle
 from infra.errors import BackdropError
 from infra.files import sha256_bytes
 from infra.object_store import open_store
-from infra.settings import REPOSITORY
 from tests.deploy.conftest import World
-from tests.deploy.trt_recorder import LAYERS, Recorder, builder, runner, zeros
+from tests.deploy.trt_recorder import GOLDEN, LAYERS, PROFILE, RANGES, builder, graph, refitter, runner, zeros
 from training.models.io import load_model
-
-WHEELS = ("10.16.1.11", "11.4.0.106")
-PROFILE = Profile("1x1", {"batch": 1, "rows": 4}, {"batch": 1, "rows": 4}, {"batch": 4, "rows": 4})
-
-
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Puts a recorder in tensorrt's place, and the CPU in CUDA's."""
-
-    def install(recorder: Recorder) -> Recorder:
-        monkeypatch.setitem(sys.modules, "tensorrt", recorder.module)
-        return recorder
-
-    empty = torch.empty
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: SimpleNamespace(cuda_stream=7, synchronize=lambda: None))
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
-    monkeypatch.setattr(torch, "empty", lambda *size, device=None, **rest: empty(*size, **rest).zero_())
-    return install
-
-
-def graph(half: bool = True, attentions: int = 2, heads: Sequence[int] = (1, 1)) -> OnnxModel:
-    """Softmaxes between products, of inputs (batch, *heads, 2·rows)."""
-    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
-    weight = numpy_helper.from_array(np.eye(8, dtype=np.float16 if half else np.float32), "w")
-    nodes = []
-    for index in range(attentions):
-        nodes += [
-            helper.make_node("MatMul", ["x", "w"], [f"s{index}"]),
-            helper.make_node("Softmax", [f"s{index}"], [f"p{index}"]),
-            helper.make_node("MatMul", [f"p{index}", "w"], [f"y{index}"]),
-        ]
-    made = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", kind, ["batch", *heads, "2*rows"])],
-        [helper.make_tensor_value_info("y0", kind, None)], [weight],
-    )  # fmt: skip
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)])
-    return OnnxModel("g.onnx", model.SerializeToString())
 
 
 def test_a_build_is_strongly_typed_with_a_profile_per_bucket(installed: Any) -> None:
@@ -176,12 +128,6 @@ def test_of_the_trunk_only_attentions_of_several_heads_are_expected_to_fuse(worl
     assert 0 < expected_fusions(lowered.SerializeToString()) == softmaxes - 1
 
 
-RANGES = [
-    {"x": ((1, 4), (1, 4), (4, 4)), "t": ((1,), (1,), (4,))},
-    {"x": ((1, 8), (1, 8), (4, 8)), "t": ((1,), (1,), (4,))},
-]
-
-
 def test_a_call_takes_the_profile_that_holds_its_shapes(installed: Any) -> None:
     recorder = installed(runner(RANGES, "y", (2, 8)))
     plan = TrtGraph("trunk", b"plan")
@@ -212,23 +158,6 @@ def test_a_plan_that_tensorrt_refuses_or_fails_to_run_is_one_clear_message(insta
     installed(runner(RANGES, "y", (2, 8), execute_async_v3=lambda stream: False))
     with pytest.raises(BackdropError, match="failed to run"):
         TrtGraph("trunk", b"plan")({"x": zeros(2, 4), "t": zeros(2)})
-
-
-def refitter(**answers: Any) -> Recorder:
-    given: dict[str, Any] = {
-        "refittable": True,
-        "get_missing_weights": list,
-        "refit_from_bytes": lambda graph: True,
-        "refit_from_file": lambda path: True,
-        "refit_cuda_engine": lambda: True,
-        "num_errors": 1,
-        "get_error": lambda index: "a shape changed",
-        "serialize": lambda: b"refitted",
-    }
-    return runner(RANGES, "y", (2, 8), **{**given, **answers})
-
-
-GOLDEN = {"x": zeros(2, 4), "t": zeros(2)}
 
 
 def test_a_refit_counts_only_when_complete_and_golden(installed: Any, tmp_path: Path) -> None:
@@ -328,78 +257,3 @@ def test_every_free_dimension_of_the_onnx_files_has_a_profile(world: World) -> N
         for dimensions in dimensions_of(bundle.read(f"{name}.onnx")).values():
             low, best, high = Profile(**profiles[0]).shapes(dimensions)
             assert all(a <= b <= c for a, b, c in zip(low, best, high, strict=True))
-
-
-@pytest.fixture(scope="module")
-def bindings() -> dict[str, bytes]:
-    """Release → the bytes of its bindings, from PyPI, kept between runs."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "backdrop" / "tensorrt-bindings"
-    found = {}
-    for release in WHEELS:
-        wheels = list(cache.glob(f"tensorrt_cu12_bindings-{release}-*.whl"))
-        if not wheels:
-            wanted = f"tensorrt-cu12-bindings=={release}"
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
-            options = ["--python-version", "3.11", "--platform", "manylinux_2_28_x86_64", "--only-binary=:all:"]
-            done = subprocess.run(
-                [*command, *options, "--dest", str(cache), wanted], capture_output=True, text=True, timeout=120
-            )
-            if done.returncode:
-                pytest.skip(f"PyPI gave no {wanted}: {done.stderr.strip().splitlines()[-1:]}")
-            wheels = list(cache.glob(f"tensorrt_cu12_bindings-{release}-*.whl"))
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            found[release] = wheel.read("tensorrt_bindings/tensorrt.so")
-    return found
-
-
-def named_in_source() -> set[str]:
-    """Every attribute that the code reads of `trt`, also in branches that no test above takes."""
-    names: set[str] = set()
-    for path in (REPOSITORY / "deploy" / "engines" / "tensorrt").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute):
-                chain, inner = [node.attr], node.value
-                while isinstance(inner, ast.Attribute):
-                    chain.append(inner.attr)
-                    inner = inner.value
-                if isinstance(inner, ast.Name) and inner.id == "trt":
-                    names.update(chain)
-    return names
-
-
-def named_when_used(installed: Any, folder: Path) -> set[str]:
-    """Every name that a build, a refusal, a run over two profiles and a refit use."""
-    pinned = BuildOptions(refittable=True, timing_cache=sha256_bytes(b"measured"))
-    beside = OnnxModel("g.onnx", graph().graph, folder)
-    recorders = [installed(builder(["x"]))]
-    for model in (graph(), beside):
-        build(model, [PROFILE], pinned, b"measured")
-    recorders.append(installed(builder(["x"], parse=lambda graph: False, num_errors=1, get_error=lambda index: "")))
-    with pytest.raises(BackdropError):
-        build(graph(), [PROFILE], BuildOptions())
-    recorders.append(installed(runner(RANGES, "y", (2, 8))))
-    plan = TrtGraph("trunk", b"plan")
-    for width in (4, 8):
-        plan({"x": zeros(2, width), "t": zeros(2)})
-    plan.close()
-    recorders.append(installed(refitter()))
-    for model in (graph(), beside):
-        refitting.refit("trunk", b"plan", model, GOLDEN, zeros(2, 8), 1e-3)
-    recorders.append(installed(refitter(refit_from_bytes=lambda graph: False)))
-    with pytest.raises(BackdropError):
-        refitting.refit("trunk", b"plan", graph(), GOLDEN, zeros(2, 8), 1e-3)
-    return {name for recorder in recorders for name in recorder.names}
-
-
-def test_both_releases_have_every_name_that_is_used(bindings: dict[str, bytes], installed: Any, tmp_path: Path) -> None:
-    used = named_when_used(installed, tmp_path) | named_in_source()
-    names = (used | {"NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"}) - {"__version__"}
-    assert {"STRONGLY_TYPED", "TF32", "clear_flag", "execute_async_v3", "create_execution_context"} <= names
-    assert {"get_missing_weights", "refit_from_file", "get_tensor_profile_shape", "get_error"} <= names
-    for release, data in bindings.items():
-        # A name ends with a zero byte; it may begin inside a longer one, for linkers merge equal endings.
-        missing = sorted(name for name in names if name.encode() + b"\0" not in data)
-        assert not missing, f"TensorRT {release} has no {', '.join(missing)}"
-    # The check can fail: what weak typing needed is gone from 11.
-    assert b"FP16\0" in bindings[WHEELS[0]]
-    assert b"FP16\0" not in bindings[WHEELS[1]]

@@ -1,13 +1,20 @@
-"""A stand-in for `tensorrt` that records every name which is used of it, and behaves as the calls expect."""
+"""A stand-in for `tensorrt` that records every name which is used of it, and behaves as the calls expect.
+
+With a graph to build, and the shapes to run and refit it with.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from deploy.engines.model import OnnxModel
+from deploy.engines.tensorrt.profiles import Profile
 
 
 class Recorder:
@@ -111,3 +118,44 @@ def runner(
 
 def zeros(*shape: int) -> np.ndarray:
     return np.zeros(shape, np.float32)
+
+
+PROFILE = Profile("1x1", {"batch": 1, "rows": 4}, {"batch": 1, "rows": 4}, {"batch": 4, "rows": 4})
+RANGES = [
+    {"x": ((1, 4), (1, 4), (4, 4)), "t": ((1,), (1,), (4,))},
+    {"x": ((1, 8), (1, 8), (4, 8)), "t": ((1,), (1,), (4,))},
+]
+GOLDEN = {"x": zeros(2, 4), "t": zeros(2)}
+
+
+def graph(half: bool = True, attentions: int = 2, heads: Sequence[int] = (1, 1)) -> OnnxModel:
+    """Softmaxes between products, of inputs (batch, *heads, 2·rows)."""
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    weight = numpy_helper.from_array(np.eye(8, dtype=np.float16 if half else np.float32), "w")
+    nodes = []
+    for index in range(attentions):
+        nodes += [
+            helper.make_node("MatMul", ["x", "w"], [f"s{index}"]),
+            helper.make_node("Softmax", [f"s{index}"], [f"p{index}"]),
+            helper.make_node("MatMul", [f"p{index}", "w"], [f"y{index}"]),
+        ]
+    made = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", kind, ["batch", *heads, "2*rows"])],
+        [helper.make_tensor_value_info("y0", kind, None)], [weight],
+    )  # fmt: skip
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)])
+    return OnnxModel("g.onnx", model.SerializeToString())
+
+
+def refitter(**answers: Any) -> Recorder:
+    given: dict[str, Any] = {
+        "refittable": True,
+        "get_missing_weights": list,
+        "refit_from_bytes": lambda graph: True,
+        "refit_from_file": lambda path: True,
+        "refit_cuda_engine": lambda: True,
+        "num_errors": 1,
+        "get_error": lambda index: "a shape changed",
+        "serialize": lambda: b"refitted",
+    }
+    return runner(RANGES, "y", (2, 8), **{**given, **answers})

@@ -7,12 +7,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from rich.console import Console
 
-from infra.settings import REPOSITORY
+from infra.settings import REPOSITORY, Settings
+from orchestration.services import services
+from tests.line.pages import CHROMIUM, PATIENCE_MS, QUIET
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,12 @@ class Workshop:
             stderr=subprocess.STDOUT,
         )
 
+    @contextmanager
+    def kept_up(self) -> Iterator[None]:
+        """Meanwhile commands find the services running, and leave them so; at its end they are stopped."""
+        with services(Settings.load({"BACKDROP_STATE": str(self.state)}), Console(quiet=True)):
+            yield
+
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Workshop, Ran]]:
@@ -71,9 +85,30 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Worksho
     workshop.run("clean")
 
 
+@pytest.fixture(scope="module")
+def kept_up(finished: tuple[Workshop, Ran]) -> Iterator[None]:
+    """The services of the finished line run for all tests of a module, instead of for each of its commands."""
+    workshop, _ = finished
+    with workshop.kept_up():
+        yield
+
+
 @pytest.fixture
 def workshop(tmp_path: Path) -> Iterator[Workshop]:
     """An empty one."""
     fresh = Workshop(tmp_path / "state")
     yield fresh
     fresh.run("clean")
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A page of a real browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        found = browser.new_page(viewport={"width": 1400, "height": 1000})
+        found.set_default_timeout(PATIENCE_MS)
+        yield found
+        browser.close()

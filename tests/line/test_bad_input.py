@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,17 @@ import pytest
 from tests.line.conftest import Ran, Workshop
 
 pytestmark = [pytest.mark.line, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+    """One for all: each is refused before a service is started."""
+    fresh = Workshop(tmp_path_factory.mktemp("refused") / "state")
+    yield fresh
+    started = (fresh.state / "postgres.json").exists()
+    if started:
+        fresh.run("clean")
+    assert not started
 
 
 def refused(ran: Ran, *named: str) -> None:

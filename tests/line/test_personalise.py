@@ -11,7 +11,7 @@ from tests.line.conftest import Ran, Workshop
 from tests.line.test_bad_input import refused
 from tests.line.test_your_own_pictures import picture
 
-pytestmark = [pytest.mark.line, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.line, pytest.mark.timeout(600), pytest.mark.usefixtures("kept_up")]
 
 
 @pytest.fixture

@@ -8,24 +8,19 @@ The name puts it behind the other tests of the line, which look at the champion 
 
 from __future__ import annotations
 
-import shutil
-import signal
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from infra.processes import free_port
 from tests.line.conftest import Ran, Workshop
-from tests.line.test_web_ui import PATIENCE_MS, QUIET, wait_for
+from tests.line.pages import CHROMIUM, PATIENCE_MS, Pages, ended_well, newest_run, pages_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.line,
     pytest.mark.browser,
@@ -35,15 +30,8 @@ pytestmark = [
 DELIVERY = "sample-tiny"
 
 
-@dataclass(frozen=True)
-class Pages:
-    dagster: str
-    mlflow: str
-    studio: str
-
-
 @pytest.fixture(scope="module")
-def pages(finished: tuple[Workshop, Ran], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+def pages(finished: tuple[Workshop, Ran], kept_up: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     """`ui`, where a version must be approved, with a second engine that nobody has approved yet."""
     workshop, _ = finished
     other = tmp_path_factory.mktemp("newcomer") / "other.yaml"
@@ -51,32 +39,8 @@ def pages(finished: tuple[Workshop, Ran], tmp_path_factory: pytest.TempPathFacto
     ran = workshop.run("run", "--config", str(other))
     assert ran.code == 0, ran.output
     port = free_port()
-    process = workshop.start("ui", "--port", str(port), BACKDROP_APPROVAL="required")
-    try:
-        wait_for(f"http://127.0.0.1:{port}/server_info", process)
-        found: dict[str, str] = {}
-        assert process.stdout is not None
-        while not {"Dagster", "MLflow", "Studio"} <= set(found):
-            line = process.stdout.readline()
-            assert line, "the command ended before it said where its pages are"
-            name, _, address = line.partition(" ")
-            found[name] = address.strip()
-        yield Pages(found["Dagster"], found["MLflow"], found["Studio"])
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=90)
-
-
-@pytest.fixture
-def page() -> Iterator[Page]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        found = browser.new_page(viewport={"width": 1400, "height": 1000})
-        found.set_default_timeout(PATIENCE_MS)
+    with pages_of(workshop.start("ui", "--port", str(port), BACKDROP_APPROVAL="required"), port) as found:
         yield found
-        browser.close()
 
 
 def test_from_the_graph_to_a_rollback(pages: Pages, page: Page) -> None:
@@ -166,28 +130,3 @@ def studio_says(page: Page, studio: str, words: str) -> None:
 def champion(page: Page, mlflow: str) -> str:
     url = f"{mlflow}/api/2.0/mlflow/registered-models/alias?name=backdrop-engine&alias=champion"
     return str(page.request.get(url).json()["model_version"]["version"])
-
-
-def newest_run(page: Page, dagster: str) -> str:
-    found = _runs(page, dagster)
-    return str(found[0]["runId"]) if found else ""
-
-
-def ended_well(page: Page, dagster: str, before: str) -> None:
-    """Waits for a run that is newer than `before`, and for its end."""
-    deadline = time.monotonic() + 180
-    newest: dict[str, Any] = {}
-    while time.monotonic() < deadline:
-        newest = _runs(page, dagster)[0]
-        if newest["runId"] != before and newest["status"] in {"SUCCESS", "FAILURE", "CANCELED"}:
-            break
-        time.sleep(1)
-    assert newest["runId"] != before, "nothing was launched"
-    assert newest["status"] == "SUCCESS", newest
-
-
-def _runs(page: Page, dagster: str) -> list[dict[str, Any]]:
-    query = "{ runsOrError(limit: 1) { ... on Runs { results { runId status } } } }"
-    answer = page.request.post(f"{dagster}/graphql", data={"query": query}).json()
-    found: list[dict[str, Any]] = answer["data"]["runsOrError"]["results"]
-    return found

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,49 +14,17 @@ from typing import Any
 import pytest
 
 from infra.errors import BackdropError, ServiceError
-from infra.jobs.folder import Exit, job_folder
-from infra.jobs.handle import Handle, write_handle
-from infra.jobs.process import LAUNCH_VARIABLE, ProcessId
-from infra.settings import REPOSITORY, Settings
+from infra.jobs.process import ProcessId
+from infra.s3 import S3Store
+from infra.settings import Settings
+from orchestration.cli import main
 from orchestration.commands import options, reference
 from orchestration.ending import reason_of
-from orchestration.job_list import Here, _news, every_job, find_job
 from orchestration.screen import plain
 from orchestration.status import problems
+from tests.orchestration.shop import Shop, foreign_to
 
 ENGINE = "backdrop-engine"
-
-
-@dataclass(frozen=True)
-class Shop:
-    """A state folder, and the commands on it."""
-
-    state: Path
-
-    def environment(self, **extra: str) -> dict[str, str]:
-        mine = {name: value for name, value in os.environ.items() if not name.startswith(("BACKDROP_", "DAGSTER_"))}
-        return {**mine, "BACKDROP_STATE": str(self.state), "COLUMNS": "200", **extra}
-
-    def run(self, *arguments: str | bytes, shell: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
-        """`shell`: what follows the command in a shell, such as a redirection."""
-        command: list[Any] = [sys.executable, "-m", "orchestration.cli", *arguments]
-        if shell:
-            command = ["bash", "-o", "pipefail", "-c", f'"$@" {shell}', "bash", *command]
-        return subprocess.run(
-            command, cwd=REPOSITORY, env=self.environment(**extra), capture_output=True, text=True, timeout=120
-        )
-
-    def ask(self, *arguments: str, code: int = 0, **extra: str) -> Any:
-        """The document of a command."""
-        done = self.run(*arguments, "--json", **extra)
-        assert done.returncode == code, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return json.loads(done.stdout)
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path / "state")
 
 
 # ── pure ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -125,18 +90,11 @@ def test_every_end_has_its_code() -> None:
         assert reason_of(error)[2] == code, error
 
 
-def test_a_log_is_followed_where_its_beginning_is_out_of_sight() -> None:
-    assert _news(b"abc", b"abcdef") == b"def"
-    long = bytes(range(97, 123)) * 200
-    assert _news(long, long[500:] + b"new") == b"new"
-    assert _news(b"one log\n", b"another") == b"another"
-
-
 def test_a_shell_completes_what_there_is(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     assert options.presets("") == ["base", "nano", "small", "tiny"]
     assert options.actions("r") == ["reject", "rollback"]
     assert f"{ENGINE}@champion" in options.aliases("backdrop-e")
-    end_of(shop, "autoencoder-1", 0)
+    shop.job("autoencoder-1", 0)
     monkeypatch.setenv("BACKDROP_STATE", str(shop.state))
     assert options.job_keys("auto") == ["autoencoder-1"]
     done = shop.run(
@@ -151,7 +109,7 @@ def test_the_page_of_commands_is_what_they_are() -> None:
     assert takes == set(reference.KEYS) - {"backdrop trace --model"}
 
 
-# ── processes without services ────────────────────────────────────────────────────────────────────────────────────────
+# ── without services ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.integration
@@ -159,6 +117,27 @@ def test_the_page_of_commands_is_what_they_are() -> None:
     ("arguments", "code", "said"),
     [
         (["statuss"], 2, "No such command"),
+        (["trace", "no such file"], 42, "neither an image id nor a file"),
+        (["run", "--preset", "huge"], 42, "huge"),
+    ],
+    ids=lambda one: " ".join(one) if isinstance(one, list) else None,
+)
+def test_a_wrong_input_is_a_document_and_a_code(shop: Shop, arguments: list[str], code: int, said: str) -> None:
+    refused(shop.ask(*arguments, code=code), code, said)
+
+
+@pytest.fixture
+def here(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """Of this process, as of a command's."""
+    for name in filter(foreign_to, list(os.environ)):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("BACKDROP_STATE", str(shop.state))
+    return shop
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
         (["status", "--jsn"], 2, "--jsn"),
         (["history", "--limit", "0"], 2, "limit"),
         (["jobs", "log", "x", "--follow"], 2, "followed"),
@@ -166,20 +145,33 @@ def test_the_page_of_commands_is_what_they_are() -> None:
         (["jobs", "reap"], 42, "not on a cluster"),
         (["trace"], 42, "what is to be traced"),
         (["trace", "x", "--list", "y"], 42, "--list"),
-        (["trace", "no such file"], 42, "neither an image id nor a file"),
         (["promote", "--model", "backdrop-engin"], 42, "Did you mean"),
         (["reject", "--reason", " "], 42, "has to say why"),
-        (["personalise", "a b", "--images", "/nowhere", "--word", "mug"], 42, ""),
-        (["run", "--preset", "huge"], 42, "huge"),
+        (["personalise", "a b", "--images", "/nowhere", "--word", "mug"], 42, "a b"),
         (["migrate"], 42, "no database"),
     ],
     ids=lambda one: " ".join(one) if isinstance(one, list) else None,
 )
-def test_a_wrong_input_is_a_document_and_a_code(shop: Shop, arguments: list[str], code: int, said: str) -> None:
-    found = shop.ask(*arguments, code=code)
-    assert set(found) == {"error", "remedy", "exit_code"}
-    assert found["exit_code"] == code
-    assert said in found["error"]
+def test_every_wrong_input_is_one(
+    here: Shop,
+    arguments: list[str],
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["backdrop", *arguments, "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    refused(json.loads(capfd.readouterr().out), code, said)
+    assert not (here.state / "postgres.json").exists(), "no service is started for it"
+
+
+def refused(document: dict[str, object], code: int, said: str) -> None:
+    assert set(document) == {"error", "remedy", "exit_code"}
+    assert document["exit_code"] == code
+    assert said in str(document["error"])
 
 
 @pytest.mark.integration
@@ -218,148 +210,6 @@ def test_a_line_that_was_never_made(shop: Shop) -> None:
     assert "hunter2" not in json.dumps(given)
 
 
-# ── jobs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def handle_of(key: str, created_at: str = "2026-01-01T00:00:00+00:00", **given: Any) -> Handle:
-    here = ProcessId.of_this_process()
-    return Handle(key=key, room="training", verb="autoencoder", identity="i", launch=f"launch-of-{key}", attempt=2,
-                  store="file:///x", prefix="p", created_at=created_at, run_id="r", watcher=here, **given)  # fmt: skip
-
-
-def end_of(shop: Shop, key: str, code: int | None, process: ProcessId | None = None, **given: Any) -> None:
-    folder = job_folder(shop.state, key)
-    folder.path.mkdir(parents=True)
-    ended = ProcessId(pid=2**22 - 1, started=1.0)
-    write_handle(folder, handle_of(key, process=process or ended, **given))
-    if code is not None:
-        folder.write_exit(Exit(launch=f"launch-of-{key}", code=code, what="it was wrong" if code else ""))
-
-
-@pytest.fixture
-def runs(shop: Shop) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is a job, by its handle and its environment: it prints, and saves when it is told to end."""
-    program = (
-        "import signal,sys,time\n"
-        "def save(*_):\n print('saved', flush=True); sys.exit(75)\n"
-        "signal.signal(signal.SIGTERM, save)\n"
-        "for n in range(600):\n print('line', n, flush=True); time.sleep(0.2)\n"
-    )
-    folder = job_folder(shop.state, "autoencoder-2")
-    folder.path.mkdir(parents=True)
-    with folder.log.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", program], stdout=log, env={**os.environ, LAUNCH_VARIABLE: "launch-of-autoencoder-2"}
-        )
-    import psutil
-
-    known = ProcessId.of(psutil.Process(process.pid))
-    write_handle(folder, handle_of("autoencoder-2", "2026-01-03T00:00:00+00:00", process=known))
-    yield process
-    process.kill()
-    process.wait()
-
-
-@pytest.mark.integration
-def test_a_job_is_listed_read_and_cancelled(shop: Shop, runs: subprocess.Popen[bytes]) -> None:
-    end_of(shop, "autoencoder-1", 0)
-    end_of(shop, "latent_shards-1", 42, created_at="2026-01-02T00:00:00+00:00")
-    end_of(shop, "pretrained_dit-1", None)
-    found = shop.ask("jobs", "list")
-    assert set(found) == set(reference.KEYS["backdrop jobs list"])
-    states = [(one["key"], one["state"], one["code"]) for one in found["jobs"]]
-    assert states == [
-        ("autoencoder-2", "running", None),
-        ("latent_shards-1", "failed", 42),
-        ("pretrained_dit-1", "killed", None),
-        ("autoencoder-1", "succeeded", 0),
-    ]
-    assert [one["key"] for one in shop.ask("jobs", "list", "--running")["jobs"]] == ["autoencoder-2"]
-    assert [one["key"] for one in shop.ask("status")["jobs"]] == ["autoencoder-2"]
-    shown = shop.ask("jobs", "show", "latent")
-    assert (shown["said"], shown["log_end"]) == ("it was wrong", [])
-    assert set(shown) == {*found["jobs"][0], "log_end"}
-    assert "begin with 'auto'" in shop.ask("jobs", "show", "auto", code=42)["error"]
-    told = shop.ask("jobs", "log", "autoencoder-2", "-n", "2")
-    assert set(told) == set(reference.KEYS["backdrop jobs log"])
-    assert len(told["lines"]) == 2
-
-    # Followed until Ctrl-C, which ends the reader and not the job.
-    command = [sys.executable, "-m", "orchestration.cli", "jobs", "log", "autoencoder-2", "-f"]
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, env=shop.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as follower:
-        assert follower.stdout is not None
-        assert follower.stdout.readline().startswith("line")
-        follower.send_signal(signal.SIGINT)
-        _, said = follower.communicate(timeout=30)
-    assert (follower.returncode, len(said.splitlines())) == (130, 1), said
-    assert runs.poll() is None
-
-    # Followed while it is cancelled: to its last word.
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, env=shop.environment(), stdout=subprocess.PIPE, text=True
-    ) as follower:
-        assert follower.stdout is not None
-        follower.stdout.readline()
-        ended = subprocess.Popen(
-            [sys.executable, "-m", "orchestration.cli", "jobs", "cancel", "autoencoder-2", "--json"],
-            cwd=REPOSITORY, env=shop.environment(), stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        runs.wait(60)
-        document = json.loads(ended.communicate(timeout=60)[0])
-        assert document == {"key": "autoencoder-2", "was": "running", "state": "cancelled"}
-        assert follower.communicate(timeout=60)[0].splitlines()[-1] == "saved"
-    assert "it is killed" in shop.ask("jobs", "cancel", "autoencoder-2", code=42)["error"]
-
-
-def test_a_handle_that_is_damaged_hides_no_other(shop: Shop) -> None:
-    end_of(shop, "autoencoder-1", 0)
-    end_of(shop, "autoencoder-3", 0)
-    job_folder(shop.state, "autoencoder-3").handle.write_text("{")
-    where = [Here(shop.state)]
-    assert {row.key: row.state for _, row in every_job(where)} == {
-        "autoencoder-1": "succeeded", "autoencoder-3": "unreadable",
-    }  # fmt: skip
-    with pytest.raises(BackdropError, match="Did you mean 'autoencoder-1'"):
-        find_job(where, "autoencoder_1")
-
-
-@pytest.mark.integration
-def test_jobs_of_a_cluster_are_in_the_same_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from infra.jobs.kubernetes.api import Api
-    from infra.jobs.kubernetes.build import Launch, build_job
-    from infra.jobs.kubernetes.handle import ClusterHandle, write_handle
-    from infra.jobs.kubernetes.settings import ClusterSettings
-    from infra.object_store import DirectoryStore
-    from orchestration.job_list import Cluster, log_lines
-    from tests.cluster.server import Node, TestCluster
-
-    store = DirectoryStore(tmp_path / "store")
-    handle = ClusterHandle(key="pretrained_dit-1", identity="abcdef", attempt=1, asset="pretrained_dit", run_id="r",
-                           created_at="2026-01-01T00:00:00+00:00")  # fmt: skip
-    write_handle(store, handle)
-    store.put(f"{handle.logs}/00000/1.txt", b"first\n")
-    store.put(f"{handle.logs}/00000/2.txt", b"second\nthird\n")
-    settings = ClusterSettings.model_validate({"image": "registry.example/jobs:1", "service_account": "default"})
-    launch = Launch(key=handle.key, launch=handle.launch, asset=handle.asset, partition="", run_id="r",
-                    arguments=("training", "pretrain"), resources=settings.resources(handle.asset))  # fmt: skip
-    with TestCluster(nodes=[Node("node-a", gpus=8)], command=lambda pod: time.sleep(60) or 0) as running:
-        monkeypatch.setenv("KUBECONFIG", str(running.kubeconfig(tmp_path / "kubeconfig")))
-        api = Api(settings.namespace)
-        api.create_job(build_job(launch, settings))
-        where = [Here(tmp_path), Cluster(api, store)]
-        place, row = find_job(where, "pretrained")
-        assert (row.where, row.process, row.what) == ("cluster", handle.job_name, "pretrained_dit")
-        assert row.state in ("starting", "running")
-        assert list(log_lines(where, "pretrained", 5, 0, follow=False)) == ["second", "third"]
-        place.cancel(row)
-        deadline = time.monotonic() + 20
-        while api.jobs() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert every_job(where) == []
-
-
 # ── processes with services ───────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -390,6 +240,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         remove_postgres(state)
 
 
+def private_pem() -> bytes:
+    """A new Ed25519 key as `openssl genpkey` writes it."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return Ed25519PrivateKey.generate().private_bytes(encoding, form, serialization.NoEncryption())
+
+
 @pytest.mark.integration
 def test_the_line_with_its_services(world: Shop) -> None:
     for version in ("1", "2"):
@@ -418,8 +277,17 @@ def test_the_line_with_its_services(world: Shop) -> None:
     assert "has not met" in world.ask("trace", "0" * 64, code=42)["error"]
     assert set(world.ask("plan")) == set(reference.KEYS["backdrop plan"])
 
+    # A yes that is signed: the key is made here, the token by the command.
+    key = world.state / "anna.pem"
+    key.write_bytes(private_pem())
+    key.chmod(0o600)
+    signed = world.ask("sign", "approve", "2", "--actor", "anna", "--key", f"file:{key}")
+    assert set(signed) == set(reference.KEYS["backdrop sign"])
+    asked = ("approve", "2", "--actor", "anna", "--token", signed["token"])
+    yes = world.ask(*asked, BACKDROP_APPROVERS=f"anna={signed['public_key']}")["entry"]
+    assert (yes["kind"], yes["actor"], yes["verified"]) == ("approved", "anna", True)
+
     # Down, it is remembered: what was promoted since too.
-    world.ask("approve", "2")
     world.ask("promote", "2", "--reason", "again")
     (world.state / "postgres.json").rename(world.state / "aside.json")
     try:
@@ -432,23 +300,64 @@ def test_the_line_with_its_services(world: Shop) -> None:
 
 
 @pytest.mark.integration
+def test_a_job_that_no_run_wants_is_reaped(
+    world: Shop, s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dagster as dg
+
+    from infra.jobs.kubernetes.api import Api
+    from infra.jobs.kubernetes.build import Launch, build_job
+    from infra.jobs.kubernetes.settings import ClusterSettings
+    from orchestration.running import look
+    from tests.cluster.server import Node, TestCluster
+
+    environment = look(Settings.load({"BACKDROP_STATE": str(world.state)})).environment
+    assert environment is not None
+    given = {"image": "registry.example/jobs:1", "service_account": "default"}
+    (tmp_path / "cluster.yaml").write_text(json.dumps(given))
+    settings = ClusterSettings.model_validate(given)
+    with TestCluster(nodes=[Node("node-a", gpus=8)], command=lambda pod: time.sleep(60) or 0) as cluster:
+        there = environment | {
+            "BACKDROP_LAUNCHER": "kubernetes",
+            "BACKDROP_CLUSTER": str(tmp_path / "cluster.yaml"),
+            "BACKDROP_STORE": s3_store.uri,
+            "KUBECONFIG": str(cluster.kubeconfig(tmp_path / "kubeconfig")),
+        }
+        for name, value in there.items():
+            monkeypatch.setenv(name, value)
+        with dg.DagsterInstance.get() as instance:
+            run = instance.add_run(dg.DagsterRun("retrain", status=dg.DagsterRunStatus.CANCELED))
+        launch = Launch(key="pretrained_dit-1", launch="abcdef-1", asset="pretrained_dit", partition="",
+                        run_id=run.run_id, arguments=("training", "pretrain"),
+                        resources=settings.resources("pretrained_dit"))  # fmt: skip
+        api = Api(settings.namespace)
+        api.create_job(build_job(launch, settings))
+        (gone,) = world.ask("jobs", "reap", **there)["removed"]
+        assert (gone["key"], gone["run"], gone["why"]) == ("pretrained_dit-1", run.run_id, "its run was cancelled")
+        deadline = time.monotonic() + 20
+        while api.jobs() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert api.jobs() == []
+
+
+@pytest.mark.integration
 def test_a_run_that_is_interrupted_says_so_in_one_line(shop: Shop) -> None:
     """While its first job runs: Dagster sees a failed step in that, and the command does not."""
-    command = [sys.executable, "-m", "orchestration.cli", "run", "--preset", "tiny", "--json"]
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, env=shop.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
+    from infra.database import remove_postgres
+    from infra.mlflow_server import stop_mlflow
+
+    with shop.start("run", "--preset", "tiny", "--json") as running:
         try:
             deadline = time.monotonic() + 120
-            while not list(shop.state.glob("jobs/raw_images*/log.txt")) and time.monotonic() < deadline:
+            while not (begun := list(shop.state.glob("jobs/raw_images*/log.txt"))) and time.monotonic() < deadline:
                 time.sleep(0.1)
             running.send_signal(signal.SIGINT)
             out, said = running.communicate(timeout=90)
         finally:
             running.kill()
-            from infra.database import remove_postgres
-
+            stop_mlflow(shop.state)
             remove_postgres(shop.state)
+    assert begun, f"no job began:\n{said}"
     assert (running.returncode, json.loads(out)["exit_code"]) == (130, 130), said
     assert "Traceback" not in said
     assert said.splitlines()[-1].startswith("interrupted: ")

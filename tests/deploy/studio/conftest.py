@@ -30,7 +30,7 @@ class Playing:
 @pytest.fixture(scope="package")
 def playing(world: World, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playing]:
     folder = tmp_path_factory.mktemp("studio")
-    with open_stage(postgres, folder / "state", world.store, "studio") as stage:
+    with open_stage(postgres, folder / "state", world.store, folder.name) as stage:
         # Siblings only: to register one is to sign it with the stage's key, and the world's engine has its own.
         versions = [stage.register(stage.sibling(world.engine, f"sibling{number}")) for number in (1, 2, 3)]
         with served(stage, folder / "log.txt") as studio:

@@ -1,4 +1,7 @@
-"""Photographs for the studio's tests, drawn: a grey box before a red wall, and files that are wrong in one way each."""
+"""Photographs for the studio's tests, drawn: a grey box before a red wall, and files that are wrong in one way each.
+
+With what is asked about them, and how an answer is read.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ import io
 import struct
 import zlib
 
+import httpx
 import numpy as np
 from PIL import Image
 
-from infra.images import encode_jpeg, encode_png
+from infra.images import decode, encode_jpeg, encode_png
 
 
 def photograph(width: int = 200, height: int = 150) -> tuple[np.ndarray, np.ndarray]:
@@ -77,3 +81,28 @@ def bad_files() -> dict[str, tuple[bytes, int]]:
         "40 megapixels": (saved(np.zeros((5000, 8000), np.uint8), "PNG"), 413),
         "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 415),
     }
+
+
+IMAGE, PRODUCT = photograph()
+PHOTOGRAPH, MASK = encode_png(IMAGE), png_of(PRODUCT)
+FILES = {"photograph": PHOTOGRAPH, "mask": MASK}
+WORDS = {"prompt": "a box on a blue floor against a white wall"}
+
+
+def pictures(client: httpx.Client, answer: httpx.Response, side: int = 0) -> list[np.ndarray]:
+    assert answer.status_code == 200, answer.text
+    found = []
+    for one in answer.json()["answers"][side]["candidates"]:
+        assert one["pixels"]["identical"]
+        file = client.get(one["picture"])
+        assert file.status_code == 200
+        assert file.headers["content-type"] == f"image/{one['picture'].rpartition('.')[2]}"
+        found.append(decode(file.content))
+    return found
+
+
+def refused(answer: httpx.Response, status: int) -> dict[str, str]:
+    assert answer.status_code == status, answer.text
+    told: dict[str, str] = answer.json()
+    assert told["error"]
+    return told

@@ -33,6 +33,7 @@ from infra.settings import REPOSITORY, Settings
 from infra.shards import load_version
 
 MODEL = REGISTERED_NAMES["tensorrt_engine"]
+_PARTS = ("bucket", "count", "sum")
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,12 @@ class Served:
         return httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
 
     def metric(self, line: str) -> float:
-        """The value behind the name and labels of one metric; 0 where it was never counted."""
+        """The value behind the name and labels of one metric; 0 where nothing with these labels was counted yet.
+
+        Raises KeyError for a name that is none.
+        """
         with self.client() as client:
-            for row in client.get("/metrics").text.splitlines():
-                if row.startswith(f"{line} "):
-                    return float(row.split()[-1])
-        return 0.0
+            return value_of(client.get("/metrics").text, line)
 
     def wait_ready(self, seconds: float = 120) -> None:
         """Until a champion answers."""
@@ -146,6 +147,20 @@ class Served:
             except (OSError, urllib.error.URLError):
                 time.sleep(0.2)
         raise AssertionError(f"{path} did not answer: {self.log.read_text()[-3000:]}")
+
+
+def value_of(text: str, line: str) -> float:
+    """See `Served.metric`; `text` is in Prometheus' format."""
+    rows = [row for row in text.splitlines() if row and not row.startswith("#")]
+    for row in rows:
+        if row.startswith(f"{line} "):
+            return float(row.split()[-1])
+    name, labelled, _ = line.partition("{")
+    kinds = dict(row.split()[2:4] for row in text.splitlines() if row.startswith("# TYPE "))
+    known = {*kinds, *(f"{one}_{part}" for one, kind in kinds.items() if kind == "histogram" for part in _PARTS)}
+    if name not in known or not labelled:
+        raise KeyError(f"/metrics has no {line}; it has {', '.join(sorted(known))}")
+    return 0.0
 
 
 @contextmanager

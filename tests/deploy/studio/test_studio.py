@@ -1,15 +1,11 @@
-"""The studio as a process on a real registry: every task, every bad input, hang-ups, crowds, promotions, memory."""
+"""The studio as a process on a real registry: every task, every bad input, memory, what is counted."""
 
 from __future__ import annotations
 
 import io
-import socket
-import threading
+import re
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Iterator
 
 import httpx
 import numpy as np
@@ -18,35 +14,25 @@ import pytest
 from PIL import Image
 
 from infra.images import decode, encode_jpeg, encode_png
+from infra.settings import REPOSITORY
 from tests.deploy.studio.conftest import Playing
-from tests.deploy.studio.pictures import bad_files, photograph, png_of, saved, turned
+from tests.deploy.studio.pictures import (
+    FILES,
+    IMAGE,
+    MASK,
+    PHOTOGRAPH,
+    PRODUCT,
+    WORDS,
+    bad_files,
+    photograph,
+    pictures,
+    png_of,
+    refused,
+    saved,
+    turned,
+)
 
 pytestmark = pytest.mark.integration
-
-IMAGE, PRODUCT = photograph()
-PHOTOGRAPH, MASK = encode_png(IMAGE), png_of(PRODUCT)
-FILES = {"photograph": PHOTOGRAPH, "mask": MASK}
-WORDS = {"prompt": "a box on a blue floor against a white wall"}
-
-
-def pictures(client: httpx.Client, answer: httpx.Response, side: int = 0) -> list[np.ndarray]:
-    assert answer.status_code == 200, answer.text
-    found = []
-    for one in answer.json()["answers"][side]["candidates"]:
-        assert one["pixels"]["identical"]
-        file = client.get(one["picture"])
-        assert file.status_code == 200
-        assert file.headers["content-type"] == f"image/{one['picture'].rpartition('.')[2]}"
-        found.append(decode(file.content))
-    return found
-
-
-def refused(answer: httpx.Response, status: int) -> dict[str, str]:
-    assert answer.status_code == status, answer.text
-    told: dict[str, str] = answer.json()
-    assert told["error"]
-    return told
-
 
 # ── before there is a champion ────────────────────────────────────────────────────────────────────────────────────
 
@@ -291,111 +277,7 @@ def test_foreign_pages_and_names_get_nothing(client: httpx.Client) -> None:
         assert foreign not in page.text
 
 
-# ── crowds and hang-ups ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-def body_of(files: dict[str, bytes], data: dict[str, str], url: str) -> tuple[bytes, bytes]:
-    """Head and body of a POST as bytes on the wire."""
-    request = httpx.Request("POST", f"{url}/v1/background", files=files, data=data)
-    body = request.read()
-    head = f"POST /v1/background HTTP/1.1\r\nHost: {request.url.netloc.decode()}\r\n"
-    head += f"Content-Type: {request.headers['content-type']}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode(), body
-
-
-def test_clients_that_hang_up_leave_nothing_behind(playing: Playing, client: httpx.Client) -> None:
-    head, body = body_of(FILES, WORDS, playing.studio.url)
-    port = int(playing.studio.url.rpartition(":")[2])
-    for share in (0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0):
-        with socket.create_connection(("127.0.0.1", port)) as wire:
-            wire.sendall(head + body[: int(share * len(body))])
-    deadline = time.monotonic() + 30
-    while playing.studio.metric("studio_requests_inside") and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert playing.studio.metric("studio_requests_inside") == 0
-    assert playing.studio.metric("studio_queue_length") == 0
-    assert playing.studio.metric("studio_hung_up_total") >= 2
-    assert client.post("/v1/background", files=FILES, data=WORDS).status_code == 200
-
-
-def test_sixty_four_clients_at_once(playing: Playing) -> None:
-    def ask(number: int) -> tuple[int, float, str]:
-        with playing.studio.client() as client:
-            began = time.monotonic()
-            answer = client.post("/v1/background", files=FILES, data={**WORDS, "seed": str(number)})
-            return answer.status_code, time.monotonic() - began, answer.headers.get("retry-after", "")
-
-    with ThreadPoolExecutor(64) as pool:
-        found = list(pool.map(ask, range(64)))
-    statuses = Counter(status for status, _, _ in found)
-    assert set(statuses) <= {200, 429}
-    assert statuses[200] >= 8
-    assert all(after.isdigit() and int(after) >= 1 for status, _, after in found if status == 429)
-    with playing.studio.client() as client:
-        assert client.post("/v1/background", files=FILES, data=WORDS).status_code == 200
-        assert client.get("/healthz").status_code == 200
-
-
-def under_load(playing: Playing, during: Callable[[], None]) -> list[tuple[float, Any]]:
-    """When each of the requests of two clients began, and its answer's JSON, while `during` ran."""
-    found: list[tuple[float, Any]] = []
-    stop = threading.Event()
-
-    def ask() -> None:
-        with playing.studio.client() as client:
-            while not stop.is_set():
-                began = time.monotonic()
-                answer = client.post("/v1/background", files=FILES, data={**WORDS, "k": "2"})
-                assert answer.status_code == 200, answer.text
-                found.append((began, answer.json()))
-
-    with ThreadPoolExecutor(2) as pool:
-        asking = [pool.submit(ask) for _ in range(2)]
-        try:
-            during()
-        finally:
-            stop.set()
-        for one in asking:
-            one.result()
-    return found
-
-
-def test_a_promotion_in_the_middle_fails_no_request(playing: Playing) -> None:
-    moved: list[float] = []
-
-    def promote() -> None:
-        time.sleep(1)
-        for version in (playing.versions[2], playing.versions[0]):
-            playing.stage.promote(version)
-            moved.append(time.monotonic())
-            playing.studio.wait_version(version, 20)
-            time.sleep(1)
-
-    found = under_load(playing, promote)
-    answering = [told["answers"][0]["version"] for _, told in found]
-    assert {playing.versions[0], playing.versions[2]} <= set(answering)
-    assert all(one["pixels"]["identical"] for _, told in found for one in told["answers"][0]["candidates"])
-    assert playing.studio.metric('studio_swaps_total{alias="champion",outcome="opened"}') >= 3
-
-
-def test_an_engine_that_does_not_open_changes_nothing(playing: Playing, client: httpx.Client) -> None:
-    unsigned = playing.stage.sibling(playing.stage.registry.version("backdrop-engine", "1").bundle, "unsigned")
-    version = playing.stage.registry.register("backdrop-engine", unsigned)
-    playing.stage.registry.set_alias("backdrop-engine", "champion", version)
-    try:
-        deadline = time.monotonic() + 20
-        refusals = 'studio_swaps_total{alias="champion",outcome="refused"}'
-        while not playing.studio.metric(refusals) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert playing.studio.metric(refusals) == 1
-        answer = client.post("/v1/background", files=FILES, data={**WORDS, "k": "1"})
-        assert answer.json()["answers"][0]["version"] == playing.versions[0]
-        ready = client.get("/readyz")
-        assert ready.status_code == 200
-        assert "cannot be opened" in ready.json()["status"]
-    finally:
-        playing.stage.registry.set_alias("backdrop-engine", "champion", playing.versions[0])
-        time.sleep(3)
+# ── many requests ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_memory_stays_flat(playing: Playing, client: httpx.Client) -> None:
@@ -425,3 +307,26 @@ def test_what_is_counted(playing: Playing, client: httpx.Client) -> None:
     assert playing.studio.metric("studio_engine_errors_total") == 0
     assert playing.studio.metric('studio_engine_version{alias="champion"}') == 1
     assert playing.studio.metric('studio_stage_seconds_count{stage="engine"}') > 0
+
+
+def test_every_metric_is_in_the_documents_table(client: httpx.Client) -> None:
+    page = (REPOSITORY / "docs" / "studio.md").read_text()
+    named = " ".join(re.findall(r"^\| (`\w+_.*?) \|", page, re.MULTILINE))
+    table = {name: set(filter(None, labels.split(","))) for name, labels in re.findall(r"`(\w+)(?:{(.*?)})?`", named)}
+    text = client.get("/metrics").text
+    kinds = {name for name in re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE) if not name.endswith("_created")}
+    assert set(table) == kinds
+    for name, labels in re.findall(r"^(\w+?)(?:_bucket|_count|_sum)?(?:\{(.*)\})? ", text, re.MULTILINE):
+        if name in kinds:
+            assert set(re.findall(r'(\w+)="', labels)) - {"le"} == table[name], name
+
+
+def test_a_metric_that_is_none_is_an_error(playing: Playing) -> None:
+    assert playing.studio.metric('studio_requests_total{status="999",task="fill"}') == 0
+    for line in (
+        "studio_engine_mistakes_total",
+        'studio_request_total{status="200",task="fill"}',
+        "studio_requests_total",
+    ):
+        with pytest.raises(KeyError, match="studio_requests_total"):
+            playing.studio.metric(line)
