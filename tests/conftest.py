@@ -14,7 +14,7 @@ from infra.database import Postgres, ensure_postgres, remove_postgres
 from infra.object_store import DirectoryStore, ObjectStore
 
 _numbers = itertools.count()
-_SHARED = ("finished", "playing", "server")
+_SHARED = ("finished", "playing", "promotion_server")
 """Fixtures that take long to set up and serve the tests of several files."""
 
 

@@ -139,7 +139,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="package")
-def server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def promotion_server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an MLflow server on a database of its own, with four versions of the engine."""
     import psycopg
 
@@ -160,9 +160,9 @@ def server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-def registry(server: str) -> Registry:
+def registry(promotion_server: str) -> Registry:
     """Four versions, no alias, no tag of an earlier test."""
-    found = Registry(server)
+    found = Registry(promotion_server)
     for alias in found.aliases(MODEL):
         found.drop_alias(MODEL, alias)
     return found

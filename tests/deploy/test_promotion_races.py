@@ -26,13 +26,13 @@ REPEATS = int(os.environ.get("PROMOTION_REPEATS", "1"))
 
 @pytest.mark.parametrize("repeat", range(REPEATS))
 def test_of_two_at_once_one_wins_and_both_are_in_the_ledger(
-    registry: Registry, catalog: Catalog, server: str, repeat: int
+    registry: Registry, catalog: Catalog, promotion_server: str, repeat: int
 ) -> None:
     promote(registry, catalog, request("1"))
     read, write = os.pipe()
 
     def run(version: str) -> None:
-        mine, ledger = Registry(server), Catalog(catalog.url)
+        mine, ledger = Registry(promotion_server), Catalog(catalog.url)
         mine.aliases(MODEL), ledger.entries(MODEL)  # connected and imported
         os.read(read, 1)
         promote(mine, ledger, request(version, actor=Actor(f"actor {version}")))
@@ -67,14 +67,14 @@ def test_who_asked_before_another_was_promoted_comes_too_late(registry: Registry
 
 
 def test_a_rival_that_was_killed_after_it_had_moved_the_alias_has_won(
-    registry: Registry, catalog: Catalog, server: str
+    registry: Registry, catalog: Catalog, promotion_server: str
 ) -> None:
     promote(registry, catalog, request("1"))
     seen = look(registry, catalog, MODEL)
     step = 0
     while registry.aliases(MODEL)["champion"] == "1":
         step += 1
-        killed_at(step, server, catalog.url, lambda r, c: promote(r, c, request("2", seen=seen)))
+        killed_at(step, promotion_server, catalog.url, lambda r, c: promote(r, c, request("2", seen=seen)))
     assert len(catalog.open_intents(MODEL, "champion")) >= 1
     with pytest.raises(BackdropError, match="moved to version 2 by unverified actor anna meanwhile"):
         promote(registry, catalog, request("3", seen=seen))
@@ -84,12 +84,14 @@ def test_a_rival_that_was_killed_after_it_had_moved_the_alias_has_won(
     agree(registry, catalog)
 
 
-def test_what_was_killed_before_somebody_asked_stops_nobody(registry: Registry, catalog: Catalog, server: str) -> None:
+def test_what_was_killed_before_somebody_asked_stops_nobody(
+    registry: Registry, catalog: Catalog, promotion_server: str
+) -> None:
     promote(registry, catalog, request("1"))
     step = 0
     while registry.aliases(MODEL)["champion"] == "1":
         step += 1
-        killed_at(step, server, catalog.url, lambda r, c: promote(r, c, request("2")))
+        killed_at(step, promotion_server, catalog.url, lambda r, c: promote(r, c, request("2")))
     outcome = promote(registry, catalog, request("3"))
     assert (outcome.champion, outcome.previous) == ("3", "2")
     assert outcome.noticed[-1].kind == DONE
@@ -129,7 +131,7 @@ def steps_of(registry: Registry, catalog: Catalog) -> int:
 
 @pytest.mark.timeout(REPEATS * 200)
 def test_killed_between_any_two_steps_alias_and_ledger_agree_after_the_next_command(
-    registry: Registry, catalog: Catalog, server: str
+    registry: Registry, catalog: Catalog, promotion_server: str
 ) -> None:
     promote(registry, catalog, request("1"))
     steps = steps_of(registry, catalog)
@@ -138,7 +140,7 @@ def test_killed_between_any_two_steps_alias_and_ledger_agree_after_the_next_comm
         for step in range(1, steps + 1):
             champion = registry.aliases(MODEL)["champion"]
             other = "3" if champion != "3" else "2"
-            code = killed_at(step, server, catalog.url, lambda r, c: promote(r, c, request(other)))  # noqa: B023
+            code = killed_at(step, promotion_server, catalog.url, lambda r, c: promote(r, c, request(other)))  # noqa: B023
             assert code == -9, f"repeat {repeat}: step {step} of {steps} was not reached"
             closed.update(after_a_kill(registry, catalog, (step + repeat) % 4, champion, other))
             assert catalog.open_intents(MODEL, "champion") == [], "the next command has not looked"
@@ -172,7 +174,7 @@ def after_a_kill(registry: Registry, catalog: Catalog, command: int, before: str
 
 @pytest.mark.timeout(REPEATS * 100)
 def test_a_no_that_is_killed_between_any_two_steps_leaves_no_challenger(
-    registry: Registry, catalog: Catalog, server: str
+    registry: Registry, catalog: Catalog, promotion_server: str
 ) -> None:
     for repeat in range(REPEATS):
         step, code, judged = 0, -9, 0
@@ -180,7 +182,9 @@ def test_a_no_that_is_killed_between_any_two_steps_leaves_no_challenger(
             step += 1
             promotion.approve(registry, catalog, request("2"))
             registry.set_alias(MODEL, "challenger", "2")
-            code = killed_at(step, server, catalog.url, lambda r, c: promotion.reject(r, c, request("2", "cups")))
+            code = killed_at(
+                step, promotion_server, catalog.url, lambda r, c: promotion.reject(r, c, request("2", "cups"))
+            )
             reconcile(registry, catalog, MODEL)
             newest = catalog.judgement(MODEL, f"{2:064x}")
             assert newest is not None
@@ -194,11 +198,11 @@ def test_a_no_that_is_killed_between_any_two_steps_leaves_no_challenger(
         assert judged > 2, "no kill fell after the row"
 
 
-def test_a_kill_does_not_hold_the_lock(registry: Registry, catalog: Catalog, server: str) -> None:
+def test_a_kill_does_not_hold_the_lock(registry: Registry, catalog: Catalog, promotion_server: str) -> None:
     def hold(_registry: object, ledger: Catalog) -> None:
         with ledger.alias_lock(MODEL, "champion"):
             ledger.entries(MODEL)
 
-    assert killed_at(2, server, catalog.url, hold) == -9
+    assert killed_at(2, promotion_server, catalog.url, hold) == -9
     with catalog.alias_lock(MODEL, "champion", seconds=5):
         pass
