@@ -18,6 +18,7 @@ _SHARED = ("finished", "playing", "promotion_server")
 """Fixtures that take long to set up and serve the tests of several files."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For two workers: tests that share a set-up go to one of them, and those of the line, the longest, begin."""
     for item in items:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -111,29 +111,18 @@ def on_onnxruntime(models: Mapping[str, OnnxModel], threads: int) -> dict[str, G
     return {graph: onnxruntime.OrtGraph(model, threads) for graph, model in models.items()}
 
 
-def _own_plans(inputs: Mapping[str, Any], graphs: Sequence[str]) -> dict[str, bytes] | None:
-    """This machine's; None where it has none that may be loaded: a build costs minutes, never a wrong plan."""
-    from deploy.engines.own import read_own
-
-    try:
-        return read_own(inputs, graphs)
-    except BackdropError as error:
-        log.error("the plans that this machine has kept are not used: %s", error)
-        return None
-
-
 def _on_tensorrt(
     store: ObjectStore, models: Mapping[str, OnnxModel], engine: Mapping[str, Any], trust: Trust
 ) -> dict[str, Graph]:
     """Graph → its plan: the line's, this machine's own, or built here and now, and kept."""
-    from deploy.engines.own import keep_own
+    from deploy.engines.own import keep_own, read_own
     from deploy.engines.plans import build_plans, plan_inputs, read_plans
     from deploy.engines.tensorrt.runtime import TrtGraph
 
     inputs, names = plan_inputs(engine, tensorrt.environment()), sorted(models)
     plans = read_plans(store, inputs, trust, names)
     if plans is None:
-        plans = _own_plans(inputs, names)
+        plans = read_own(inputs, names)
     if plans is None:
         log.warning("no plans for this GPU and this release of TensorRT are in the cache: they are built, for minutes")
         built = build_plans(store, models, engine)

@@ -37,12 +37,17 @@ def own_folder() -> Path:
 def read_own(inputs: Mapping[str, Any], graphs: Sequence[str]) -> dict[str, bytes] | None:
     """Graph → verified plan for exactly these inputs; None where this machine has kept none, or not to its end.
 
-    Raises BackdropError for an entry that must not be loaded, and for a folder that others may write to.
+    Of a folder that others may write to nothing is read: the plans are built instead. Raises BackdropError for an entry
+    that must not be loaded.
     """
     folder, key = own_folder(), plan_key(inputs)
     if not folder.is_dir():
         return None
-    _check_private(folder)
+    try:
+        _check_private(folder)
+    except BackdropError as error:
+        log.error("this machine's own plans are not used: %s", error)
+        return None
     store = open_store(folder.as_uri())
     try:
         identity = str(json.loads(store.get(pointer_key(key)))["bundle"])

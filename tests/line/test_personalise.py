@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.line.conftest import Ran, Workshop
+from tests.line.drawn import picture
 from tests.line.test_bad_input import refused
-from tests.line.test_your_own_pictures import picture
 
 pytestmark = [pytest.mark.line, pytest.mark.timeout(600), pytest.mark.usefixtures("kept_up")]
 
