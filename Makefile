@@ -32,8 +32,8 @@ lint: install
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy orchestration assets training evaluation deploy infra
 
-# Half of the tests' time is waiting for services and programs to start, hence two workers.
-PYTEST := $(PY) -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+# Half of the tests' time is waiting for services and programs to start, hence two workers (tests/conftest.py deals).
+PYTEST := $(PY) -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 
 test-fast: lint
 	$(PYTEST) -m "not line and not browser and not integration"

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,18 +15,27 @@ from infra.database import Postgres, ensure_postgres, remove_postgres
 from infra.object_store import DirectoryStore, ObjectStore
 
 _numbers = itertools.count()
-_SHARED = ("finished", "playing", "promotion_server")
-"""Fixtures that take long to set up and serve the tests of several files."""
+_TOGETHER = ("tests/line/", "tests/deploy/studio/", "tests/deploy/test_promotion")
+"""Files whose tests share what takes long to set up, so that one worker has all of them; of others each is one."""
+_ALONE = ("tests/line/test_tutorial.py",)
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For two workers: tests that share a set-up go to one of them, and those of the line, the longest, begin."""
-    for item in items:
-        of_test = getattr(item, "fixturenames", ())
-        shared = next((name for name in _SHARED if name in of_test), item.nodeid.split("::")[0])
-        item.add_marker(pytest.mark.xdist_group(shared))
+    """The line's tests, the longest, begin."""
     items.sort(key=lambda item: not item.nodeid.startswith("tests/line/"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deals out tests by what they share (pytest-xdist 3.8's own groups have no effect in pytest 9.2)."""
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return next((most for most in (*_ALONE, *_TOGETHER) if file.startswith(most)), file)
+
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")

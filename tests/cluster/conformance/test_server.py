@@ -11,6 +11,7 @@ from kubernetes.client.exceptions import ApiException
 from tests.cluster.clock import FakeClock
 from tests.cluster.conformance.client import Api, job, refusal
 from tests.cluster.server import TestCluster
+from tests.cluster.world import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -216,6 +217,7 @@ def test_what_is_not_there(api: Api) -> None:
 # ---- watches
 def test_a_watch_goes_on_from_a_list_and_has_bookmarks(api: Api, clock: FakeClock, cluster: TestCluster) -> None:
     api.create(job("a", suspend=True, labels={"role": "train"}))
+    wait_for(lambda: "Suspended" in api.conditions("a"), "the controller's word on the job, which is a change too")
     start = api.batch.list_namespaced_job(api.namespace).metadata.resource_version
     api.batch.patch_namespaced_job("a", api.namespace, {"metadata": {"labels": {"role": "other"}}})
     api.batch.delete_namespaced_job("a", api.namespace, propagation_policy="Background")
