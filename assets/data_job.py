@@ -13,7 +13,6 @@ from typing import Any
 import dagster as dg
 
 from assets import shown, tracked
-from assets.about import describe
 from assets.line import Line
 from assets.owner import claim
 from assets.stage import Stage, committed, job_key, log_of, output_prefix, present, put_result
@@ -114,7 +113,8 @@ def _seen_in_mlflow(
         return {}
     if record is None:
         return {}
-    return {"links": tracked.links(line, record, result), "hosted": tracked.pictures(line, record, result)}
+    # Its pages stay in the store: they name files, quote captions and have thumbnails beside them.
+    return {"links": tracked.links(line, record), "hosted": tracked.pictures(line, record, result)}
 
 
 def _recorded(
@@ -126,15 +126,13 @@ def _recorded(
     if record is not None and record.get("result") == content:
         return record
     partition = context.partition_key if context.has_partition_key else None
-    key, tags = job_key(stage.asset, version, partition), tracked.run_tags(context, stage, version)
-    whole = tracked.start_line(context, line, tags)
-    run = line.tracking.start_run(f"backdrop/{stage.asset}", partition or key, tags, key, parent=whole)
-    line.tracking.describe_experiment(run, describe(stage.asset))
-    line.tracking.log_params(run, tracked.flat(stage.config) | ({"delivery": partition} if partition else {}))
+    key = job_key(stage.asset, version, partition)
+    opened = tracked.open_run(context, line, stage, version, partition or key, key)
+    run = opened.run
+    line.tracking.log_params(run, {"delivery": partition} if partition else {})
     line.tracking.log_metrics(run, shown.numbers(stage.asset, result, {}), 0)
     tracked.log_pictures(line, run, result)
-    tracked.log_pages(line, run, result)
-    told = line.tracking.finish(run) and line.tracking.finish(whole)
+    told = opened.finish(line)
     at = line.tracking.mlflow_run_id(run)
     if not told or at is None:
         return None

@@ -13,12 +13,13 @@ import io
 import json
 import subprocess
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from assets import shown
-from assets.about import ABOUT
+from assets.about import ABOUT, describe
 from assets.line import Line
 from assets.stage import Hosted, Stage, may_be_copied
 from assets.versions import short
@@ -115,6 +116,29 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True)
+class Opened:
+    """The MLflow run of a result, and the Dagster run's above it; `tags`: what both say of it."""
+
+    run: str
+    above: str
+    tags: dict[str, str]
+
+    def finish(self, line: Line, status: str = "FINISHED") -> bool:
+        """Whether MLflow has taken everything."""
+        return all([line.tracking.finish(self.run, status), line.tracking.finish(self.above, status)])
+
+
+def open_run(context: dg.AssetExecutionContext, line: Line, stage: Stage, version: str, name: str, key: str) -> Opened:
+    """The MLflow run for the job `key`, with what the result is made from; the one that was left open, or a new one."""
+    tags = run_tags(context, stage, version)
+    above = start_line(context, line, tags)
+    run = line.tracking.start_run(f"backdrop/{stage.asset}", name, tags, key, parent=above)
+    line.tracking.describe_experiment(run, describe(stage.asset))
+    line.tracking.log_params(run, flat(stage.config))
+    return Opened(run, above, tags)
+
+
 class Curves:
     """Sends a job's metrics to its MLflow run; those of a pass to a run of the pass's, below it.
 
@@ -200,17 +224,21 @@ def log_pages(line: Line, run: str, result: JobResult) -> None:
         line.tracking.log_artifact_bytes(run, page_name(name), line.store.get(key))
 
 
-def links(line: Line, record: Mapping[str, str], result: JobResult) -> dict[str, str]:
-    """Title → address: the MLflow run, its charts and the result's pages. `record`: that of the run."""
-    run = f"{line.settings.mlflow_links}/#/experiments/{record['experiment']}/runs/{record['run']}"
-    pages = {name: f"{run}/artifacts/{page_name(name)}" for name in _pages(line, result)}
-    experiment = f"{line.settings.mlflow_links}/#/experiments/{record['experiment']}/runs?compareRunsMode=CHART"
-    return {**pages, "MLflow run": run, "compare in MLflow": experiment}
+def links(line: Line, record: Mapping[str, str]) -> dict[str, str]:
+    """Title → address: the MLflow run and its charts. `record`: that of the run."""
+    runs = f"{line.settings.mlflow_links}/#/experiments/{record['experiment']}/runs"
+    return {"MLflow run": f"{runs}/{record['run']}", "compare in MLflow": f"{runs}?compareRunsMode=CHART"}
+
+
+def page_links(line: Line, record: Mapping[str, str], result: JobResult) -> dict[str, str]:
+    """Title → address of the pages that `log_pages` has logged."""
+    run = links(line, record)["MLflow run"]
+    return {name: f"{run}/artifacts/{page_name(name)}" for name in _pages(line, result)}
 
 
 def pictures(line: Line, record: Mapping[str, str], result: JobResult) -> dict[str, Hosted]:
     """Title → where MLflow gives a browser the picture."""
-    run = f"{line.settings.mlflow_links}/#/experiments/{record['experiment']}/runs/{record['run']}"
+    run = links(line, record)["MLflow run"]
     at = f"{line.settings.mlflow_links}/get-artifact?run_uuid={record['run']}&path={_SMALL}/"
     return {t: Hosted(at + artifact(t), f"{run}/artifacts/{artifact(t)}") for t in result.all_pictures}
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets import costs, shown, tracked
-from assets.about import ABOUT, describe
+from assets.about import ABOUT
 from assets.adoption import adopt, recipe_mark
 from assets.launchpad import asked_in
 from assets.line import Line
@@ -130,7 +130,7 @@ def launch_recipe(
         result.model_copy(update={"metadata": result.metadata | said}),
         reused=reused,
         dataset=stage.dataset_version,
-        links=tracked.links(line, record, result),
+        links=tracked.page_links(line, record, result) | tracked.links(line, record),
         upstream=outputs,
         log=log_of(line, job_key(asset, version)),
         hosted=hosted,
@@ -179,11 +179,8 @@ def _run_tracked(
 ) -> tuple[JobResult, dict[str, str]]:
     """Run the job inside its MLflow run, unless it is committed already and only the registration is missing."""
     key = job_key(stage.asset, version)
-    tags = tracked.run_tags(context, stage, version)
-    whole = tracked.start_line(context, line, tags)
-    run = line.tracking.start_run(f"backdrop/{stage.asset}", key, tags, key, parent=whole)
-    line.tracking.describe_experiment(run, describe(stage.asset))
-    line.tracking.log_params(run, tracked.flat(stage.config))
+    opened = tracked.open_run(context, line, stage, version, key, key)
+    run = opened.run
     curves = tracked.Curves(line.tracking, run, stage.verb)
 
     def forward(event: Event) -> None:
@@ -212,8 +209,7 @@ def _run_tracked(
         tracked.log_pictures(line, run, result)
         tracked.log_pages(line, run, result)
     except BaseException:
-        line.tracking.finish(run, "FAILED")
-        line.tracking.finish(whole, "FAILED")
+        opened.finish(line, "FAILED")
         raise
     recorded = line.tracking.mlflow_run_id(run)
     if recorded is None:
@@ -223,10 +219,9 @@ def _run_tracked(
         )
     spent = costs.spent(line.store, spec.output, upstream)
     curves.total(shown.numbers(stage.asset, result, costs.shown(spent, spec.output)))
-    tags |= costs.tags(spent)
+    tags = {**opened.tags, **costs.tags(spent)}
     registered = _register(context, line, stage, result, recorded, tags, register) if register else ""
-    line.tracking.finish(run, "FINISHED")
-    line.tracking.finish(whole, "FINISHED")
+    opened.finish(line)
     record = {
         "run": recorded,
         "experiment": tracked.experiment_of(line.tracking.uri, recorded),

@@ -146,6 +146,8 @@ def _is_seen_in_mlflow(line: Line, instance: dg.DagsterInstance, delivery: str) 
     assert run.data.params["delivery"] == delivery
     assert "small/funnel.png" in [one.path for one in client.list_artifacts(run.info.run_id, "small")]
     assert run.info.run_id in str(said["Funnel"])
+    pages = [one.path for one in client.list_artifacts(run.info.run_id) if one.path.endswith(".html")]
+    assert not pages, "they name files and quote captions: MLflow would never forget these"
 
 
 def test_a_killed_run_leaves_the_pool_to_the_next(instance: dg.DagsterInstance) -> None:
